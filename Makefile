@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0
+# The front door. Everything is done by the scripts in dev/; see dev/README.md.
+.DEFAULT_GOAL := help
+.PHONY: help run test kunit boot build check refresh status series setup clean
+export LINUX PATCH FILES SOB FORCE V
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  LINUX=/path/to/tree  use this kernel source (never modified) instead of the pinned one'
+	@echo '  TCP_PCAP_CACHE=DIR   where source, builds and results lie (default ~/.cache/tcp_pcap)'
+	@echo '  V=1                  show the commands'
+
+run: ## set up, build, boot, crash the guest, and show its last packets from the vmcore
+	@dev/setup
+	@dev/build x86
+	@dev/run
+
+test: ## set up, build, run every test suite; ends with "N passed, N failed"
+	@dev/setup
+	@dev/build x86 um
+	@dev/test $(SUITES)
+
+kunit: ## rebuild the debug kernel and run its KUnit tests (under a minute after an edit)
+	@dev/setup packages bindgen kernel
+	@dev/build um
+	@dev/kunit
+
+boot: ## a root shell in the guest (KIND=um: in the debug kernel)
+	@dev/setup packages bindgen kernel
+	@dev/build $(or $(KIND),x86)
+	@dev/with dev/guest --kind $(or $(KIND),x86) --out "$$(dev/with printenv BASE)/out/boot" --shell
+
+build: ## build both kernels
+	@dev/setup packages bindgen kernel
+	@dev/build x86 um
+
+check: ## formatting, lints and layout rules
+	@dev/setup packages kernel
+	@dev/tree prepare
+	@dev/check
+
+refresh: ## write edits made in the prepared tree back: PATCH=name for files no patch touches yet
+	@dev/tree refresh
+
+status: ## what was edited in the prepared tree
+	@dev/tree status
+
+series: ## a series for git am; SOB="Name <mail>" signs it off
+	@dev/tree series
+
+setup: ## fetch and install everything; later runs need no network
+	@dev/setup
+
+clean: ## remove builds and results; keeps downloads and the prepared tree
+	@dev/with sh -c 'rm -rf "$$BASE/build" "$$BASE/out" "$$LOGS"'

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+# Where everything lies, and how a long step is shown. Sourced by every script of dev/.
+set -euo pipefail
+umask 022
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
+
+DEV=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+ROOT=$(dirname "$DEV")
+CACHE=$(realpath -m "${TCP_PCAP_CACHE:-$HOME/.cache/tcp_pcap}")
+ORIG=$CACHE/orig/linux
+BASE=$CACHE
+if [ -n "${LINUX:-}" ]; then
+	ORIG=$(realpath -m "$LINUX")
+	BASE=$CACHE/linux-$(printf %s "$ORIG" | sha256sum | cut -c1-8)
+fi
+TREE=$BASE/tree
+BUILD_X86=$BASE/build/x86 VMLINUX=$BASE/build/x86/vmlinux BZIMAGE=$BASE/build/x86/arch/x86/boot/bzImage
+BUILD_UM=$BASE/build/um UML=$BASE/build/um/linux
+VENV=$CACHE/venv PY=$CACHE/venv/bin/python
+CRASH_ROOT=$CACHE/crash
+LOGS=$CACHE/log
+LLVM_BIN=/usr/lib/llvm-22/bin
+export DEV ROOT CACHE ORIG BASE TREE BUILD_X86 VMLINUX BZIMAGE BUILD_UM UML VENV PY CRASH_ROOT LOGS
+export LC_ALL=C.UTF-8
+mkdir -p "$LOGS" "$CACHE/stamp" "$BASE"
+[ -z "${V:-}" ] || set -x
+
+say() { printf '%s\n' "== $*"; }
+die() { printf '%s\n' "dev/$(basename "$0"): $*" >&2; exit 1; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# stamped NAME KEY: true if step NAME was completed with exactly this KEY; stamp NAME KEY: note that it was.
+stamped() { [ "$(cat "$CACHE/stamp/$1" 2>/dev/null)" = "$2" ]; }
+stamp() { printf '%s\n' "$2" >"$CACHE/stamp/$1.new" && mv "$CACHE/stamp/$1.new" "$CACHE/stamp/$1"; }
+
+# step TITLE LOG NEXT CMD..: run CMD with its output in $LOGS/LOG. Shows that it lives; a failure shows the end of the log, where
+# the log is, and what to do NEXT. STEP_TOTAL, if set, is the number of log lines expected.
+step() {
+	local title=$1 log=$LOGS/$2 next=$3 start=$SECONDS shown=$SECONDS pid first
+	shift 3
+	say "$title .."
+	# A process group of its own: what interrupts us ends all of it.
+	set -m
+	"$@" >"$log" 2>&1 </dev/null &
+	pid=$!
+	set +m
+	# shellcheck disable=SC2064
+	trap "kill -- -$pid 2>/dev/null; wait $pid; exit 130" INT TERM
+	while kill -0 "$pid" 2>/dev/null; do
+		sleep 0.3
+		if [ $((SECONDS - shown)) -ge 15 ]; then
+			shown=$SECONDS
+			printf '   %s: %d s, %s\n' "$title" $((SECONDS - start)) "$(progress "$log")"
+		fi
+	done
+	trap - INT TERM
+	if wait "$pid"; then
+		say "$title: done in $((SECONDS - start)) s"
+		return 0
+	fi
+	{
+		printf '\nFAILED: %s\n' "$title"
+		first=$(grep -nEi '(^|[^a-z_])(error|fatal|undefined)(:|\[| )' "$log" | grep -v '[*][*][*]' | head -n 1 | cut -d: -f1)
+		[ -z "$first" ] || sed -n "$first,$((first + 14))p" "$log" | cut -c1-300
+		printf '%s\n' '-- the last lines:'
+		tail -n 8 "$log" | cut -c1-300
+		printf '%s\n' "-- log:  $log" "-- next: $next"
+	} >&2
+	return 1
+}
+
+progress() {
+	local lines
+	lines=$(wc -l <"$1")
+	if [ -n "${STEP_TOTAL:-}" ] && [ "$lines" -lt "$STEP_TOTAL" ]; then
+		printf '%d %% (%d of about %d)' $((lines * 100 / STEP_TOTAL)) "$lines" "$STEP_TOTAL"
+	else
+		tail -n 1 "$1" | tr '\r' '\n' | tail -n 1 | cut -c1-70
+	fi
+}
