@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * TCP_PCAP: the last packets of every TCP connection, kept in the kernel and read from a vmcore.
+ *
+ * What lies in memory is declared here, in C, because debuggers know the kernel by its C types: Rust types reach
+ * neither BTF nor crash. The code that works on it is in net/ipv4/tcp_pcap/. The way to a packet is
+ *
+ *	tcp_pcap_shards[i].captures -> struct tcp_pcap -> in / out -> chunks[][] -> struct sk_buff -> head
+ *
+ * and at &sk_buff.head lies a struct tcp_pcap_rec, then (at &sk_buff.data) the packet from its IP header on.
+ *
+ * Readers depend on this layout. Whoever changes it raises TCP_PCAP_VERSION.
+ */
+#ifndef _NET_TCP_PCAP_H
+#define _NET_TCP_PCAP_H
+
+#include <linux/atomic.h>
+#include <linux/build_bug.h>
+#include <linux/cache.h>
+#include <linux/errno.h>
+#include <linux/jump_label.h>
+#include <linux/list.h>
+#include <linux/rcupdate.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <net/tcp.h>
+
+struct net;
+struct sk_buff;
+struct sock;
+
+/**
+ * enum tcp_pcap_const - constants that a reader of the memory needs
+ * @TCP_PCAP_MAGIC: first word of every record, "TPCR" in a hex dump of a little-endian machine
+ * @TCP_PCAP_VERSION: version of the layout of this file
+ * @TCP_PCAP_CHUNK_SLOTS: slots in one chunk; slot s is chunks[s / 512][s % 512]
+ * @TCP_PCAP_PACKETS_HARD_MAX: largest size of a ring, in packets
+ * @TCP_PCAP_SHARDS: number of shards
+ */
+enum tcp_pcap_const {
+	TCP_PCAP_MAGIC			= 0x52435054,
+	TCP_PCAP_VERSION		= 1,
+	TCP_PCAP_CHUNK_SLOTS		= 512,
+	TCP_PCAP_PACKETS_HARD_MAX	= 65535,
+	TCP_PCAP_SHARDS			= (NR_CPUS < 256 ? NR_CPUS : 256),
+};
+
+/**
+ * enum tcp_pcap_kind - what a record holds
+ * @TCP_PCAP_KIND_NONE: not a record
+ * @TCP_PCAP_KIND_PACKET: a packet, from its IP header on
+ */
+enum tcp_pcap_kind {
+	TCP_PCAP_KIND_NONE		= 0,
+	TCP_PCAP_KIND_PACKET		= 1,
+};
+
+/**
+ * enum tcp_pcap_dir - direction of a packet, seen from this socket; the values are those of pcapng's epb_flags
+ * @TCP_PCAP_DIR_IN: received
+ * @TCP_PCAP_DIR_OUT: sent
+ */
+enum tcp_pcap_dir {
+	TCP_PCAP_DIR_IN			= 1,
+	TCP_PCAP_DIR_OUT		= 2,
+};
+
+/**
+ * enum tcp_pcap_why - why a record holds headers (and what fits the head) only
+ * @TCP_PCAP_WHY_NOT: it holds all that was asked for
+ * @TCP_PCAP_WHY_SNAPLEN: net.ipv4.tcp_pcap_snaplen cut the payload
+ * @TCP_PCAP_WHY_UNREADABLE: the frags are device memory
+ * @TCP_PCAP_WHY_ZEROCOPY: MSG_ZEROCOPY or io_uring pages, which belong to user space
+ * @TCP_PCAP_WHY_SHARED: pages of sendfile() or vmsplice(), whose content may still change
+ * @TCP_PCAP_WHY_PFMEMALLOC: pages from the emergency reserves
+ * @TCP_PCAP_WHY_LIMIT: net.ipv4.tcp_pcap_frags_max is reached
+ * @TCP_PCAP_WHY_DECRYPTED: plain text of an offloaded TLS or PSP connection
+ * @TCP_PCAP_WHY_LINEAR: payload in a linear part that cannot be referenced
+ * @TCP_PCAP_WHY_FRAG_LIST: payload in a frag_list
+ * @TCP_PCAP_WHY_RECLAIMED: payload given back under memory pressure
+ * @TCP_PCAP_WHY_MAX: number of reasons
+ */
+enum tcp_pcap_why {
+	TCP_PCAP_WHY_NOT		= 0,
+	TCP_PCAP_WHY_SNAPLEN		= 1,
+	TCP_PCAP_WHY_UNREADABLE		= 2,
+	TCP_PCAP_WHY_ZEROCOPY		= 3,
+	TCP_PCAP_WHY_SHARED		= 4,
+	TCP_PCAP_WHY_PFMEMALLOC		= 5,
+	TCP_PCAP_WHY_LIMIT		= 6,
+	TCP_PCAP_WHY_DECRYPTED		= 7,
+	TCP_PCAP_WHY_LINEAR		= 8,
+	TCP_PCAP_WHY_FRAG_LIST		= 9,
+	TCP_PCAP_WHY_RECLAIMED		= 10,
+	TCP_PCAP_WHY_MAX		= 11,
+};
+
+/**
+ * enum tcp_pcap_flags - &tcp_pcap_rec.flags
+ * @TCP_PCAP_F_IPV6: the packet starts with an IPv6 header, else with an IPv4 header
+ * @TCP_PCAP_F_SYNTH: the IP header was written from the socket, the real one did not exist yet
+ * @TCP_PCAP_F_TRUNC: the record holds less than the packet's payload
+ * @TCP_PCAP_F_MERGED: segments were merged (backlog, GRO) and the TCP checksum covers another packet
+ * @TCP_PCAP_F_LEN_FIXED: the length in the IP header was made to cover what was merged
+ */
+enum tcp_pcap_flags {
+	TCP_PCAP_F_IPV6			= 1 << 0,
+	TCP_PCAP_F_SYNTH		= 1 << 1,
+	TCP_PCAP_F_TRUNC		= 1 << 2,
+	TCP_PCAP_F_MERGED		= 1 << 3,
+	TCP_PCAP_F_LEN_FIXED		= 1 << 4,
+};
+
+/**
+ * struct tcp_pcap_rec - what is known of a retained packet, at the start of its skb's head
+ * @magic: %TCP_PCAP_MAGIC
+ * @version: %TCP_PCAP_VERSION
+ * @kind: enum tcp_pcap_kind
+ * @dir: enum tcp_pcap_dir
+ * @why: enum tcp_pcap_why
+ * @serial: number of the packet in its ring, from 0; the slot is serial % size
+ * @time: CLOCK_MONOTONIC in ns: the stamp TCP itself took for this packet
+ * @order: number of the packet in its connection, both directions together, from 0
+ * @orig_len: bytes of the packet from its IP header on, as TCP saw it
+ * @gso_segs: segments in it: 1, or more for TSO, GRO and backlog merges
+ * @gso_size: payload bytes of each of these segments, 0 if there is one
+ * @flags: enum tcp_pcap_flags
+ * @ip_summed: sk_buff.ip_summed (CHECKSUM_*)
+ * @state: TCP state of the socket, before the packet took effect (RX), or when it was sent (TX)
+ * @csum_start: for CHECKSUM_PARTIAL: where the checksum begins, in bytes from the IP header
+ * @csum_offset: for CHECKSUM_PARTIAL: where it belongs, in bytes from @csum_start
+ * @net_len: bytes of the IP header with options and extension headers
+ * @ca_state: enum tcp_ca_state
+ * @reserved: 0
+ * @verdict: 0; for the fate of the packet
+ * @snd_cwnd: congestion window in packets
+ * @ssthresh: slow start threshold in packets
+ * @srtt_us: smoothed round trip time in us, << 3
+ * @snd_una: oldest unacknowledged sequence number
+ * @snd_nxt: next sequence number to send
+ * @rcv_nxt: next sequence number expected
+ * @rcv_wnd: receive window in bytes
+ * @pages: pages charged to net.ipv4.tcp_pcap_frags for this record
+ * @reserved2: 0
+ */
+struct tcp_pcap_rec {
+	__u32	magic;
+	__u8	version;
+	__u8	kind;
+	__u8	dir;
+	__u8	why;
+	__u64	serial;
+	__u64	time;
+	__u64	order;
+	__u32	orig_len;
+	__u16	gso_segs;
+	__u16	gso_size;
+	__u16	flags;
+	__u8	ip_summed;
+	__u8	state;
+	__u16	csum_start;
+	__u16	csum_offset;
+	__u16	net_len;
+	__u8	ca_state;
+	__u8	reserved;
+	__u32	verdict;
+	__u32	snd_cwnd;
+	__u32	ssthresh;
+	__u32	srtt_us;
+	__u32	snd_una;
+	__u32	snd_nxt;
+	__u32	rcv_nxt;
+	__u32	rcv_wnd;
+	__u32	pages;
+	__u32	reserved2;
+};
+
+static_assert(sizeof(struct tcp_pcap_rec) <= 96);
+static_assert(sizeof(struct tcp_pcap_rec) % 8 == 0);
+
+/**
+ * struct tcp_pcap_ring - the last packets of one direction
+ * @chunks: slots, %TCP_PCAP_CHUNK_SLOTS in each chunk but the last; NULL until the first packet, as is each chunk
+ * @size: number of slots
+ * @nr_chunks: number of chunks
+ * @next: serial of the next packet; retained are serials in [@next - @size, @next)
+ * @captured: packets recorded
+ * @evicted: packets overwritten by younger ones, or dropped when the ring was made smaller
+ * @header_only: packets recorded with headers only, for a reason other than the snap length
+ * @lost: packets not recorded for want of memory; their serials are missing
+ * @reclaimed: packets given back under memory pressure
+ * @head: for the records of SYN and SYN-ACK; unused
+ *
+ * Written by the owner of the socket; slots change hands by xchg().
+ */
+struct tcp_pcap_ring {
+	struct sk_buff	***chunks;
+	u32		size;
+	u32		nr_chunks;
+	u64		next;
+	u64		captured;
+	u64		evicted;
+	u64		header_only;
+	u64		lost;
+	u64		reclaimed;
+	struct sk_buff	*head[2];
+};
+
+/**
+ * struct tcp_pcap - history of one socket
+ * @in: received packets
+ * @out: sent packets
+ * @order: &tcp_pcap_rec.order of the next packet
+ * @sk: the socket
+ * @size_in: packets to keep of those received, as configured; a listener has sizes and no slots
+ * @size_out: packets to keep of those sent, as configured
+ * @stamp: last activity: CLOCK_MONOTONIC in ns, >> 30 (about seconds)
+ * @shard: index of the shard that lists it
+ * @flags: 0
+ * @netns_cookie: &net.net_cookie of the socket
+ * @node: in &tcp_pcap_shard.captures
+ * @rcu: frees it; tcp_create_openreq_child() reads a listener's sizes under RCU only
+ */
+struct tcp_pcap {
+	struct tcp_pcap_ring	in;
+	struct tcp_pcap_ring	out;
+	u64			order;
+	struct sock		*sk;
+	u32			size_in;
+	u32			size_out;
+	u32			stamp;
+	u16			shard;
+	u16			flags;
+	u64			netns_cookie;
+	struct list_head	node;
+	struct rcu_head		rcu;
+};
+
+/**
+ * struct tcp_pcap_shard - captures that were created on one CPU
+ * @lock: protects @captures and the chunks of their rings against all but the owner; taken with BH off
+ * @captures: list of struct tcp_pcap
+ */
+struct tcp_pcap_shard {
+	spinlock_t		lock;
+	struct list_head	captures;
+} ____cacheline_aligned_in_smp;
+
+/**
+ * struct tcp_pcap_account - one host-wide limit
+ * @used: charged now
+ * @max: never exceeded by @used
+ * @refused: charges refused
+ */
+struct tcp_pcap_account {
+	atomic_long_t	used;
+	unsigned long	max;
+	atomic_long_t	refused;
+} ____cacheline_aligned_in_smp;
+
+#ifdef CONFIG_TCP_PCAP
+
+extern struct tcp_pcap_shard tcp_pcap_shards[TCP_PCAP_SHARDS];
+extern struct tcp_pcap_account tcp_pcap_frags;	/* pages */
+extern struct tcp_pcap_account tcp_pcap_mem;	/* bytes */
+
+DECLARE_STATIC_KEY_FALSE(tcp_pcap_key);
+
+/* net/ipv4/tcp_pcap/tcp_pcap.rs */
+void tcp_pcap_capture_rx(struct sock *sk, struct tcp_pcap *pcap, struct sk_buff *skb, u64 time);
+void tcp_pcap_capture_tx(struct sock *sk, struct tcp_pcap *pcap, struct sk_buff *skb, u64 time);
+int tcp_pcap_setsockopt(struct sock *sk, int optname, int val);
+int tcp_pcap_getsockopt(const struct sock *sk, int optname);
+void __tcp_pcap_init_sock(struct sock *sk);
+void __tcp_pcap_inherit(const struct sock *listener, struct sock *child);
+void __tcp_pcap_listen(struct sock *sk);
+void __tcp_pcap_disconnect(struct sock *sk);
+void __tcp_pcap_destroy(struct sock *sk);
+
+/* net/ipv4/tcp_pcap/glue.c */
+void tcp_pcap_enable(void);
+bool tcp_pcap_enabled(void);
+void tcp_pcap_free_rcu(struct tcp_pcap *pcap);
+
+#ifdef CONFIG_SYSCTL
+int tcp_pcap_sysctl_net_init(struct net *net);
+void tcp_pcap_sysctl_net_exit(struct net *net);
+#else
+static inline int tcp_pcap_sysctl_net_init(struct net *net)
+{
+	return 0;
+}
+
+static inline void tcp_pcap_sysctl_net_exit(struct net *net) { }
+#endif
+
+/* The history of a socket whose owner we are: the socket is locked, or not yet visible to others. */
+static inline struct tcp_pcap *tcp_pcap_owned(const struct sock *sk)
+{
+	return rcu_dereference_protected(tcp_sk(sk)->pcap, 1);
+}
+
+/**
+ * tcp_pcap_rx() - record a received packet
+ * @sk: socket, owned by the caller, tcp_mstamp refreshed for this packet
+ * @skb: packet, &sk_buff.data at its TCP header; not changed
+ *
+ * Context: softirq, or process context with the socket locked. Does not sleep.
+ */
+static inline void tcp_pcap_rx(struct sock *sk, struct sk_buff *skb)
+{
+	if (static_branch_unlikely(&tcp_pcap_key)) {
+		struct tcp_pcap *pcap = tcp_pcap_owned(sk);
+
+		if (unlikely(pcap))
+			tcp_pcap_capture_rx(sk, pcap, skb, tcp_sk(sk)->tcp_clock_cache);
+	}
+}
+
+/**
+ * tcp_pcap_rx_fastopen() - record the SYN with data that created a socket
+ * @sk: the new socket, owned by the caller
+ * @skb: the SYN, &sk_buff.data at its TCP header; not changed
+ *
+ * The socket has no time stamp of its own yet.
+ *
+ * Context: softirq. Does not sleep.
+ */
+static inline void tcp_pcap_rx_fastopen(struct sock *sk, struct sk_buff *skb)
+{
+	if (static_branch_unlikely(&tcp_pcap_key)) {
+		struct tcp_pcap *pcap = tcp_pcap_owned(sk);
+
+		if (unlikely(pcap))
+			tcp_pcap_capture_rx(sk, pcap, skb, tcp_clock_ns());
+	}
+}
+
+/**
+ * tcp_pcap_tx() - record a packet on its way to the network layer
+ * @sk: socket, owned by the caller
+ * @skb: packet, complete from the TCP header at &sk_buff.data on, without IP header; not changed
+ *
+ * Context: softirq, or process context with the socket locked. Does not sleep.
+ */
+static inline void tcp_pcap_tx(struct sock *sk, struct sk_buff *skb)
+{
+	if (static_branch_unlikely(&tcp_pcap_key)) {
+		struct tcp_pcap *pcap = tcp_pcap_owned(sk);
+
+		if (unlikely(pcap))
+			tcp_pcap_capture_tx(sk, pcap, skb, tcp_sk(sk)->tcp_clock_cache);
+	}
+}
+
+/**
+ * tcp_pcap_init_sock() - give a new socket the history that net.ipv4.tcp_pcap_packets asks for
+ * @sk: new socket, not yet visible to others
+ *
+ * Context: process. May sleep. On failure the socket has no history.
+ */
+static inline void tcp_pcap_init_sock(struct sock *sk)
+{
+	if (static_branch_unlikely(&tcp_pcap_key))
+		__tcp_pcap_init_sock(sk);
+}
+
+/**
+ * tcp_pcap_inherit() - give a child the sizes of its listener
+ * @listener: listener, which may be closed on another CPU at this moment
+ * @child: child, a raw copy of the listener, not yet visible to others
+ *
+ * Context: softirq. Does not sleep. On failure the child has no history.
+ */
+static inline void tcp_pcap_inherit(const struct sock *listener, struct sock *child)
+{
+	RCU_INIT_POINTER(tcp_sk(child)->pcap, NULL);
+	if (static_branch_unlikely(&tcp_pcap_key))
+		__tcp_pcap_inherit(listener, child);
+}
+
+/**
+ * tcp_pcap_listen() - a socket becomes a listener: keep the sizes for its children, free the packets
+ * @sk: locked socket
+ *
+ * Context: process.
+ */
+static inline void tcp_pcap_listen(struct sock *sk)
+{
+	if (static_branch_unlikely(&tcp_pcap_key) && tcp_pcap_owned(sk))
+		__tcp_pcap_listen(sk);
+}
+
+/**
+ * tcp_pcap_disconnect() - a connection ends, its socket may be used again: free the packets, keep the sizes
+ * @sk: socket, owned by the caller
+ *
+ * Context: process or softirq. Does not sleep.
+ */
+static inline void tcp_pcap_disconnect(struct sock *sk)
+{
+	if (static_branch_unlikely(&tcp_pcap_key) && tcp_pcap_owned(sk))
+		__tcp_pcap_disconnect(sk);
+}
+
+/**
+ * tcp_pcap_destroy() - free the history with its socket
+ * @sk: socket that nobody can find any more
+ *
+ * Context: process or softirq. Does not sleep.
+ */
+static inline void tcp_pcap_destroy(struct sock *sk)
+{
+	if (static_branch_unlikely(&tcp_pcap_key) && tcp_pcap_owned(sk))
+		__tcp_pcap_destroy(sk);
+}
+
+#else /* CONFIG_TCP_PCAP */
+
+static inline void tcp_pcap_rx(struct sock *sk, struct sk_buff *skb) { }
+static inline void tcp_pcap_rx_fastopen(struct sock *sk, struct sk_buff *skb) { }
+static inline void tcp_pcap_tx(struct sock *sk, struct sk_buff *skb) { }
+static inline void tcp_pcap_init_sock(struct sock *sk) { }
+static inline void tcp_pcap_inherit(const struct sock *listener, struct sock *child) { }
+static inline void tcp_pcap_listen(struct sock *sk) { }
+static inline void tcp_pcap_disconnect(struct sock *sk) { }
+static inline void tcp_pcap_destroy(struct sock *sk) { }
+
+static inline int tcp_pcap_setsockopt(struct sock *sk, int optname, int val)
+{
+	return -ENOPROTOOPT;
+}
+
+static inline int tcp_pcap_getsockopt(const struct sock *sk, int optname)
+{
+	return -ENOPROTOOPT;
+}
+
+#endif /* CONFIG_TCP_PCAP */
+#endif /* _NET_TCP_PCAP_H */

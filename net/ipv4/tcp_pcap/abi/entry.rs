@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What C calls: see `include/net/tcp_pcap.h` for when.
+
+use super::layout::{enable, Dir, gfp_packet, may_exceed_max, present, sizes_of, with_lock, Owner, Sysctls};
+use crate::{config, lifecycle, rx, tx};
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    net::{skbuff::SkBuff, sock::TcpSock},
+    prelude::*,
+};
+
+/// # Safety
+///
+/// The caller owns `sk`, whose history is `pcap`; `skb` is a packet received on it, `data` at its TCP header, its
+/// network header before that in the linear part.
+#[export]
+pub(super) unsafe extern "C" fn tcp_pcap_capture_rx(
+    sk: *mut bindings::sock,
+    pcap: *mut bindings::tcp_pcap,
+    skb: *mut bindings::sk_buff,
+    time: u64,
+) {
+    // SAFETY: By the safety requirements.
+    let (sk, skb) = unsafe { (TcpSock::from_raw(sk), SkBuff::from_raw(skb)) };
+    if let Some(pcap) = NonNull::new(pcap) {
+        // SAFETY: By the safety requirements.
+        let mut owner = unsafe { Owner::from_raw(sk, pcap) };
+        rx::capture(sk, &mut owner, skb, time);
+    }
+}
+
+/// # Safety
+///
+/// The caller owns `sk`, whose history is `pcap`; `skb` is a packet of it, complete from the TCP header on, which is
+/// at `data`.
+#[export]
+pub(super) unsafe extern "C" fn tcp_pcap_capture_tx(
+    sk: *mut bindings::sock,
+    pcap: *mut bindings::tcp_pcap,
+    skb: *mut bindings::sk_buff,
+    time: u64,
+) {
+    // SAFETY: By the safety requirements.
+    let (sk, skb) = unsafe { (TcpSock::from_raw(sk), SkBuff::from_raw(skb)) };
+    if let Some(pcap) = NonNull::new(pcap) {
+        // SAFETY: By the safety requirements.
+        let mut owner = unsafe { Owner::from_raw(sk, pcap) };
+        tx::capture(sk, &mut owner, skb, time);
+    }
+}
+
+/// Sets `TCP_PCAP_IN` or `TCP_PCAP_OUT`; returns 0 or a negative errno, after which nothing has changed.
+///
+/// # Safety
+///
+/// `sk` is a valid TCP socket that the caller does not own, in process context.
+#[export]
+pub(super) unsafe extern "C" fn tcp_pcap_setsockopt(
+    sk: *mut bindings::sock,
+    optname: c_int,
+    val: c_int,
+) -> c_int {
+    // SAFETY: By the safety requirements.
+    match unsafe { setsockopt(sk, optname, val) } {
+        Ok(()) => 0,
+        Err(e) => e.to_errno(),
+    }
+}
+
+/// # Safety
+///
+/// As [`tcp_pcap_setsockopt`].
+unsafe fn setsockopt(sk: *mut bindings::sock, optname: c_int, val: c_int) -> Result {
+    let dir = config::dir_of_option(optname)?;
+    // SAFETY: The socket is valid; what is read of it here does not need an owner.
+    let max = Sysctls::of(unsafe { TcpSock::from_raw(sk) }).packets_max();
+    let n = config::check_size(val, max, may_exceed_max)?;
+    if n != 0 {
+        enable();
+    }
+
+    // Another thread may give the socket a history, or take the last record out of it, between preparation and lock.
+    for _ in 0..3 {
+        // SAFETY: By the safety requirements.
+        let present = unsafe { present(sk, dir) };
+        let prepared = lifecycle::Prepared::new(n, present)?;
+        // SAFETY: By the safety requirements.
+        let done = unsafe { with_lock(sk, |sk| lifecycle::set_size(sk, dir, n, prepared)) };
+        // What is left over is freed here, without the lock.
+        if done.is_ok() {
+            return Ok(());
+        }
+    }
+    Err(EAGAIN)
+}
+
+/// Returns the size set with `TCP_PCAP_IN` or `TCP_PCAP_OUT`, or a negative errno.
+///
+/// # Safety
+///
+/// `sk` is a valid TCP socket.
+#[export]
+pub(super) unsafe extern "C" fn tcp_pcap_getsockopt(sk: *const bindings::sock, optname: c_int) -> c_int {
+    // SAFETY: By the safety requirements.
+    let (size_in, size_out) = unsafe { sizes_of(sk) };
+    match config::dir_of_option(optname) {
+        Ok(Dir::In) => size_in as c_int,
+        Ok(Dir::Out) => size_out as c_int,
+        Err(e) => e.to_errno(),
+    }
+}
+
+/// # Safety
+///
+/// `sk` is a new TCP socket that nobody else knows, in process context.
+#[export]
+pub(super) unsafe extern "C" fn __tcp_pcap_init_sock(sk: *mut bindings::sock) {
+    // SAFETY: By the safety requirements.
+    lifecycle::init(unsafe { TcpSock::from_raw(sk) })
+}
+
+/// # Safety
+///
+/// `listener` is a valid TCP socket; `child` is a new one that nobody else knows and that has no history.
+#[export]
+pub(super) unsafe extern "C" fn __tcp_pcap_inherit(
+    listener: *const bindings::sock,
+    child: *mut bindings::sock,
+) {
+    // SAFETY: By the safety requirements.
+    let (size_in, size_out) = unsafe { sizes_of(listener) };
+    // SAFETY: By the safety requirements.
+    let child = unsafe { TcpSock::from_raw(child) };
+    lifecycle::inherit(child, size_in, size_out, gfp_packet())
+}
+
+/// # Safety
+///
+/// The caller owns `sk`.
+#[export]
+pub(super) unsafe extern "C" fn __tcp_pcap_listen(sk: *mut bindings::sock) {
+    // SAFETY: By the safety requirements.
+    lifecycle::listen(unsafe { TcpSock::from_raw(sk) })
+}
+
+/// # Safety
+///
+/// The caller owns `sk`.
+#[export]
+pub(super) unsafe extern "C" fn __tcp_pcap_disconnect(sk: *mut bindings::sock) {
+    // SAFETY: By the safety requirements.
+    lifecycle::disconnect(unsafe { TcpSock::from_raw(sk) })
+}
+
+/// # Safety
+///
+/// The caller owns `sk`, which nobody can find any more.
+#[export]
+pub(super) unsafe extern "C" fn __tcp_pcap_destroy(sk: *mut bindings::sock) {
+    // SAFETY: By the safety requirements.
+    lifecycle::destroy(unsafe { TcpSock::from_raw(sk) })
+}

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A retained packet: headers copied, payload referenced.
+//!
+//! A record is an skb of our own. Its head holds the description (`struct tcp_pcap_rec`), the IP and TCP headers, and
+//! payload that fits the rest; payload that does not is referenced where it lies, page by page. A clone of the stack's
+//! skb would hold the payload too, but change what the stack may do with it.
+
+use crate::{
+    abi::layout::{
+        gfp_packet, read_rec, write_rec, Account, Rec, Why, F_TRUNC, KIND_PACKET, MAGIC, REC_LEN,
+        VERSION,
+    },
+    limit::Charge,
+};
+use kernel::{
+    net::skbuff::{Frag, PrivateSkBuff, SkBuff},
+    prelude::*,
+};
+
+/// Largest TCP header in bytes.
+const TCP_MAX: usize = 60;
+
+/// Head to ask for. What the allocator gives for it is the one size of `skb_small_head`.
+const HEAD_MIN: u32 = 224;
+
+const _: () = assert!(REC_LEN + 60 + TCP_MAX <= HEAD_MIN as usize);
+
+/// A retained packet, charged to the accounts.
+pub(crate) struct Record(pub(crate) PrivateSkBuff);
+
+/// A packet as a hook found it.
+pub(crate) struct Packet<'a> {
+    /// The packet from its TCP header on.
+    pub(crate) skb: &'a SkBuff,
+    /// Its IP header with options and extension headers, as far as known.
+    pub(crate) ip: &'a [u8],
+    /// Length of that on the wire.
+    pub(crate) ip_len: usize,
+    /// Acknowledgement number and flags that replace those of the TCP header.
+    pub(crate) ack_and_flags: Option<(u32, u8)>,
+}
+
+impl Record {
+    /// Allocates an empty record, without sleeping.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `ENOBUFS` at the limit of memory.
+    pub(crate) fn new() -> Result<Self> {
+        let skb = PrivateSkBuff::new(HEAD_MIN, gfp_packet())?;
+        let charge = Charge::new(Account::mem(), skb.truesize()).ok_or(ENOBUFS)?;
+        charge.keep();
+        Ok(Self(skb))
+    }
+
+    /// Takes over the skb of a record that was forgotten, from a slot.
+    pub(crate) fn from_skb(skb: PrivateSkBuff) -> Self {
+        Self(skb)
+    }
+
+    /// The description.
+    #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+    pub(crate) fn rec(&self) -> Option<Rec> {
+        read_rec(self.0.head())
+    }
+
+    /// The packet.
+    #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+    pub(crate) fn skb(&self) -> &SkBuff {
+        self.0.as_skb()
+    }
+
+    /// Gives back the pages, and what was charged for them.
+    fn clear(&mut self) {
+        let pages = read_rec(self.0.head()).map_or(0, |r| r.pages as usize);
+        self.0.clear_frags();
+        Charge::release(Account::frags(), pages);
+        write_rec(self.0.head_mut(), Rec::default());
+    }
+
+    /// Makes this the record of `packet`; what it held before is given back.
+    ///
+    /// `rec` describes the packet but for what this function finds out: what of it is kept, and why not all. At most
+    /// `snaplen` bytes of payload are kept. Returns why there is less.
+    pub(crate) fn fill(&mut self, rec: Rec, packet: &Packet<'_>, snaplen: Option<usize>) -> Why {
+        self.clear();
+
+        let skb = packet.skb;
+        let linear = skb.linear();
+        let tcp_len = linear
+            .get(12)
+            .map_or(0, |b| usize::from(b >> 4) * 4)
+            .min(linear.len());
+        let payload = skb.len().saturating_sub(tcp_len);
+        let want = snaplen.map_or(payload, |s| payload.min(s));
+
+        // Headers.
+        let head = self.0.head_mut();
+        let mut at = REC_LEN;
+        let ip = packet
+            .ip
+            .get(..head.len().saturating_sub(REC_LEN + TCP_MAX))
+            .unwrap_or(packet.ip);
+        at = append(head, at, ip);
+        let whole = ip.len() == packet.ip_len;
+        if whole {
+            let tcp_at = at;
+            at = append(head, at, linear.get(..tcp_len).unwrap_or(linear));
+            if let Some((ack, flags)) = packet.ack_and_flags {
+                append(head, tcp_at.saturating_add(8), &ack.to_be_bytes());
+                append(head, tcp_at.saturating_add(13), &[flags]);
+            }
+        }
+
+        // Payload.
+        let kept = if whole {
+            self.payload(skb, tcp_len, want, at)
+        } else {
+            Kept::nothing(Why::Linear)
+        };
+        let why = match kept.why {
+            Why::Not if want < payload => Why::Snaplen,
+            why => why,
+        };
+        let short = !whole || kept.copied.saturating_add(kept.referenced) < payload;
+
+        self.0
+            .set_linear(REC_LEN, at.saturating_sub(REC_LEN).saturating_add(kept.copied));
+        self.0
+            .set_transport_header(u16::try_from(REC_LEN.saturating_add(ip.len())).unwrap_or(0));
+        let rec = Rec {
+            magic: MAGIC,
+            version: VERSION,
+            kind: KIND_PACKET,
+            why: why as u8,
+            flags: rec.flags | if short { F_TRUNC } else { 0 },
+            orig_len: u32::try_from(packet.ip_len.saturating_add(skb.len())).unwrap_or(u32::MAX),
+            net_len: u16::try_from(packet.ip_len).unwrap_or(u16::MAX),
+            pages: u32::try_from(kept.pages).unwrap_or(u32::MAX),
+            ..rec
+        };
+        write_rec(self.0.head_mut(), rec);
+        why
+    }
+
+    /// Keeps `want` bytes of the payload that starts `offset` bytes into `skb`: in the head, from `at` on, or in frags.
+    fn payload(&mut self, skb: &SkBuff, offset: usize, want: usize, at: usize) -> Kept {
+        if want == 0 {
+            return Kept::nothing(Why::Not);
+        }
+        if skb.is_decrypted() {
+            return Kept::nothing(Why::Decrypted);
+        }
+
+        let in_linear = skb.linear().len().saturating_sub(offset).min(want);
+        let room = self.0.head_len().saturating_sub(at);
+
+        // Small requests and responses: cheaper to copy than to reference, and no page is pinned.
+        if want <= room && (in_linear == want || skb.frags_readable()) {
+            return self.copy(skb, offset, want, at, Why::Not);
+        }
+        match self.reference(skb, offset, want, in_linear, room) {
+            Ok(pages) => {
+                // Linear payload is copied if it fits, else its page was referenced above.
+                let copied = if in_linear <= room { in_linear } else { 0 };
+                let kept = self.copy(skb, offset, copied, at, Why::Not);
+                let referenced = self.0.as_skb().data_len();
+                let missing = kept.copied.saturating_add(referenced) < want;
+                let why = match missing {
+                    true if skb.has_frag_list() => Why::FragList,
+                    true => Why::Linear,
+                    false => kept.why,
+                };
+                Kept {
+                    referenced,
+                    pages,
+                    why,
+                    ..kept
+                }
+            }
+            Err(why) => {
+                let readable = if skb.frags_readable() { want } else { in_linear };
+                self.copy(skb, offset, readable.min(room), at, why)
+            }
+        }
+    }
+
+    /// Copies `len` bytes into the head.
+    fn copy(&mut self, skb: &SkBuff, offset: usize, len: usize, at: usize, why: Why) -> Kept {
+        let end = at.saturating_add(len);
+        let copied = self
+            .0
+            .head_mut()
+            .get_mut(at..end)
+            .is_some_and(|to| len == 0 || skb.copy_bits(offset, to).is_ok());
+        Kept {
+            copied: if copied { len } else { 0 },
+            why: if copied { why } else { Why::Unreadable },
+            ..Kept::nothing(why)
+        }
+    }
+
+    /// References the pages of the payload that does not go into the head. Returns the pages charged for them.
+    ///
+    /// # Errors
+    ///
+    /// Why there must be no reference to them.
+    fn reference(
+        &mut self,
+        skb: &SkBuff,
+        offset: usize,
+        want: usize,
+        in_linear: usize,
+        room: usize,
+    ) -> Result<usize, Why> {
+        if !skb.frags_readable() {
+            return Err(Why::Unreadable);
+        }
+        if skb.is_zerocopy() {
+            return Err(Why::Zerocopy);
+        }
+        if skb.has_shared_frag() {
+            return Err(Why::Shared);
+        }
+        if skb.is_pfmemalloc() {
+            return Err(Why::Pfmemalloc);
+        }
+
+        let head = if in_linear > room {
+            Some(skb.linear_frag(offset).ok_or(Why::Linear)?)
+        } else {
+            None
+        };
+        let skip = if head.is_some() { 0 } else { in_linear };
+        // Bytes of linear payload behind what is wanted belong to no frag.
+        let frags = || parts(Iterator::chain(head.into_iter(), skb.frags()), want.saturating_sub(skip));
+
+        let mut pages = 0usize;
+        for frag in frags() {
+            if frag.is_pfmemalloc() {
+                return Err(Why::Pfmemalloc);
+            }
+            pages = pages.saturating_add(frag.pinned_pages());
+        }
+        let charge = Charge::new(Account::frags(), pages).ok_or(Why::Limit)?;
+        let mut pinned = 0usize;
+        for frag in frags() {
+            if self.0.push_frag(frag).is_err() {
+                break;
+            }
+            pinned = pinned.saturating_add(frag.pinned_pages());
+        }
+        charge.keep();
+        Charge::release(Account::frags(), pages.saturating_sub(pinned));
+        Ok(pinned)
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.clear();
+        Charge::release(Account::mem(), self.0.truesize());
+    }
+}
+
+/// What of a payload was kept.
+struct Kept {
+    /// Bytes in the head.
+    copied: usize,
+    /// Bytes in frags.
+    referenced: usize,
+    /// Pages charged for the frags.
+    pages: usize,
+    /// Why not all that was wanted.
+    why: Why,
+}
+
+impl Kept {
+    fn nothing(why: Why) -> Self {
+        Self {
+            copied: 0,
+            referenced: 0,
+            pages: 0,
+            why,
+        }
+    }
+}
+
+/// Writes `bytes` at `at`, if they fit; returns where they end.
+fn append(head: &mut [u8], at: usize, bytes: &[u8]) -> usize {
+    let end = at.saturating_add(bytes.len());
+    match head.get_mut(at..end) {
+        Some(to) => {
+            to.copy_from_slice(bytes);
+            end
+        }
+        None => at,
+    }
+}
+
+/// The first `len` bytes of a sequence of frags.
+fn parts<'a>(
+    frags: impl Iterator<Item = Frag<'a>>,
+    len: usize,
+) -> impl Iterator<Item = Frag<'a>> {
+    let mut left = len;
+    frags.map_while(move |frag| {
+        let frag = frag.truncated(left);
+        left = left.saturating_sub(frag.len());
+        (!frag.is_empty()).then_some(frag)
+    })
+}

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The last packets of one direction.
+//!
+//! A packet goes to the slot that its serial number names, and so pushes out the oldest. The old record is taken out
+//! of the slot, filled again, and put back: a full ring turns over without an allocation. In between the slot is empty,
+//! so that whoever looks, on another CPU or in a vmcore, sees whole records or none.
+
+use crate::{
+    abi::layout::{gfp_packet, Counter, Dir, Owner, Rec, Slots, Why},
+    record::{Packet, Record},
+};
+use kernel::net::{
+    skbuff::IpSummed,
+    sock::TcpSock, //
+};
+
+/// What is common to all packets of a socket at one moment.
+fn describe(sk: &TcpSock, dir: Dir, time: u64, packet: &Packet<'_>) -> Rec {
+    let skb = packet.skb;
+    let partial = skb.ip_summed() == IpSummed::Partial;
+    Rec {
+        dir: dir as u8,
+        time,
+        gso_segs: skb.gso_segs().max(1),
+        gso_size: skb.gso_size(),
+        ip_summed: skb.ip_summed() as u8,
+        csum_start: if partial {
+            u16::try_from(packet.ip_len).unwrap_or(0)
+        } else {
+            0
+        },
+        csum_offset: if partial { 16 } else { 0 },
+        state: sk.state(),
+        ca_state: sk.ca_state(),
+        snd_cwnd: sk.snd_cwnd(),
+        ssthresh: sk.snd_ssthresh(),
+        srtt_us: sk.srtt_us(),
+        snd_una: sk.snd_una(),
+        snd_nxt: sk.snd_nxt(),
+        rcv_nxt: sk.rcv_nxt(),
+        rcv_wnd: sk.rcv_wnd(),
+        ..Rec::default()
+    }
+}
+
+/// Records a packet of a socket.
+///
+/// Context: softirq, or process context with the socket locked. Does not sleep. Without memory the packet is lost and
+/// counted.
+pub(crate) fn record(
+    sk: &TcpSock,
+    owner: &mut Owner<'_>,
+    dir: Dir,
+    time: u64,
+    packet: &Packet<'_>,
+    flags: u16,
+    snaplen: Option<usize>,
+) {
+    if owner.ring(dir).with_slots(|slots| slots.size()) == 0 {
+        return;
+    }
+    let order = owner.next_order(time);
+    let mut ring = owner.ring(dir);
+    let serial = ring.next();
+    let old = ring.with_slots(|slots| slots.take(serial));
+    if old.is_some() {
+        ring.add(Counter::Evicted, 1);
+    }
+
+    let done = match old.map_or_else(Record::new, Ok) {
+        Ok(mut record) => {
+            let rec = Rec {
+                serial,
+                order,
+                flags,
+                ..describe(sk, dir, time, packet)
+            };
+            let why = record.fill(rec, packet, snaplen);
+            ring.with_slots(|slots| slots.put(serial, record, gfp_packet()))
+                .map(|()| why)
+        }
+        Err(e) => Err(e),
+    };
+    match done {
+        Ok(why) => {
+            ring.add(Counter::Captured, 1);
+            if !matches!(why, Why::Not | Why::Snaplen) {
+                ring.add(Counter::HeaderOnly, 1);
+            }
+        }
+        Err(_) => ring.add(Counter::Lost, 1),
+    }
+    ring.advance();
+}
+
+/// Exchanges the slots of one direction for `new`, and moves the youngest records over, as many as fit.
+///
+/// Returns the old slots with what is left in them, to be dropped where that takes no lock's time.
+pub(crate) fn resize(owner: &mut Owner<'_>, dir: Dir, new: Slots) -> Slots {
+    let mut ring = owner.ring(dir);
+    let next = ring.next();
+    let size = new.size();
+    let old = ring.swap_slots(new);
+    let kept = u64::from(size.min(old.size()));
+    for serial in next.saturating_sub(kept)..next {
+        let Some(record) = old.take(serial) else {
+            continue;
+        };
+        let moved = ring.with_slots(|slots| slots.put(serial, record, gfp_packet()));
+        if moved.is_err() {
+            ring.add(Counter::Lost, 1);
+        }
+    }
+    ring.add(Counter::Evicted, old.count());
+    old
+}
+
+/// Takes all slots away, so that the direction is not recorded.
+pub(crate) fn clear(owner: &mut Owner<'_>, dir: Dir) -> Slots {
+    owner.ring(dir).swap_slots(Slots::new(0))
+}
+
+#[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+#[kernel::prelude::kunit_tests(tcp_pcap_ring)]
+mod tests {
+    use super::*;
+    use crate::{
+        abi::{layout::Account, testing::TestSock},
+        lifecycle,
+    };
+    use kernel::{
+        net::skbuff::PrivateSkBuff,
+        prelude::*,
+        sync::atomic::Relaxed, //
+    };
+
+    const IP: [u8; 20] = [
+        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ];
+
+    /// A TCP header of 20 bytes and `payload` bytes of `fill`.
+    fn segment(payload: usize, fill: u8) -> Result<PrivateSkBuff> {
+        let mut skb = PrivateSkBuff::new(u32::try_from(payload + 20)?, GFP_KERNEL)?;
+        let head = skb.head_mut();
+        head[12] = 5 << 4;
+        head[20..20 + payload].fill(fill);
+        skb.set_linear(0, 20 + payload);
+        Ok(skb)
+    }
+
+    fn send(sk: &TcpSock, owner: &mut Owner<'_>, n: usize, snaplen: Option<usize>) -> Result {
+        for i in 0..n {
+            let skb = segment(i % 7, i as u8)?;
+            let packet = Packet {
+                skb: skb.as_skb(),
+                ip: &IP,
+                ip_len: IP.len(),
+                ack_and_flags: None,
+            };
+            record(sk, owner, Dir::Out, i as u64, &packet, 0, snaplen);
+        }
+        Ok(())
+    }
+
+    /// Serials of the ring, oldest first, taken out of it.
+    fn drain(owner: &mut Owner<'_>, dir: Dir) -> Result<KVec<u64>> {
+        let mut serials = KVec::new();
+        let mut ring = owner.ring(dir);
+        let next = ring.next();
+        for s in 0..next {
+            let Some(r) = ring.with_slots(|slots| slots.take_if(s)) else {
+                continue;
+            };
+            serials.push(r.rec().ok_or(EINVAL)?.serial, GFP_KERNEL)?;
+        }
+        Ok(serials)
+    }
+
+    fn range(from: u64, to: u64) -> Result<KVec<u64>> {
+        let mut v = KVec::new();
+        for s in from..to {
+            v.push(s, GFP_KERNEL)?;
+        }
+        Ok(v)
+    }
+
+    fn used() -> (i64, i64) {
+        (
+            Account::mem().used().load(Relaxed),
+            Account::frags().used().load(Relaxed),
+        )
+    }
+
+    #[test]
+    fn keeps_the_last_n_and_counts_the_rest() -> Result {
+        for (size, sent) in [(1, 0), (1, 1), (1, 5), (5, 4), (5, 5), (5, 6), (64, 200), (600, 1300)] {
+            let start = used();
+            let sock = TestSock::new()?;
+            lifecycle::begin_for_test(sock.sk(), 0, size)?;
+            let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+            send(sock.sk(), &mut owner, sent, None)?;
+            let (size, sent) = (u64::from(size), sent as u64);
+            let ring = owner.ring(Dir::Out);
+            assert_eq!(ring.next(), sent);
+            assert_eq!(ring.get(Counter::Captured), sent);
+            assert_eq!(ring.get(Counter::Evicted), sent.saturating_sub(size));
+            assert_eq!(ring.get(Counter::Lost), 0);
+            assert_eq!(drain(&mut owner, Dir::Out)?, range(sent.saturating_sub(size), sent)?);
+            drop(sock);
+            assert_eq!(used(), start);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_ring_turns_over_without_memory() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 8)?;
+        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        send(sock.sk(), &mut owner, 8, None)?;
+        let full = used();
+        send(sock.sk(), &mut owner, 100, None)?;
+        assert_eq!(used(), full);
+        Ok(())
+    }
+
+    #[test]
+    fn directions_do_not_touch_each_other() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 3, 2)?;
+        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        send(sock.sk(), &mut owner, 10, None)?;
+        assert_eq!(owner.ring(Dir::In).next(), 0);
+        assert_eq!(drain(&mut owner, Dir::In)?.len(), 0);
+        assert_eq!(drain(&mut owner, Dir::Out)?, range(8, 10)?);
+        assert_eq!((owner.size(Dir::In), owner.size(Dir::Out)), (3, 2));
+        Ok(())
+    }
+
+    #[test]
+    fn size_zero_records_nothing() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 4, 0)?;
+        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        send(sock.sk(), &mut owner, 3, None)?;
+        assert_eq!(owner.ring(Dir::Out).next(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn resize_keeps_the_youngest() -> Result {
+        for (from, sent, to, first) in [
+            (8, 20, 8, 12),
+            (8, 20, 3, 17),
+            (8, 20, 1, 19),
+            (8, 20, 0, 20),
+            (8, 20, 50, 12),
+            (8, 5, 50, 0),
+            (8, 5, 6, 0),
+            (600, 1300, 700, 700),
+            (700, 1300, 600, 700),
+            (1024, 1300, 5, 1295),
+        ] {
+            let start = used();
+            let sock = TestSock::new()?;
+            lifecycle::begin_for_test(sock.sk(), 0, from)?;
+            let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+            send(sock.sk(), &mut owner, sent, None)?;
+            let mut new = Slots::new(to);
+            new.populate(GFP_KERNEL)?;
+            drop(resize(&mut owner, Dir::Out, new));
+            let sent = sent as u64;
+            let ring = owner.ring(Dir::Out);
+            assert_eq!(ring.get(Counter::Lost), 0);
+            assert_eq!(ring.get(Counter::Evicted), first);
+            if to == 0 {
+                continue;
+            }
+            assert_eq!(drain(&mut owner, Dir::Out)?, range(first, sent)?);
+            drop(sock);
+            assert_eq!(used(), start);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn goes_on_after_a_resize() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 4)?;
+        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        send(sock.sk(), &mut owner, 6, None)?;
+        let mut new = Slots::new(7);
+        new.populate(GFP_KERNEL)?;
+        drop(resize(&mut owner, Dir::Out, new));
+        send(sock.sk(), &mut owner, 2, None)?;
+        assert_eq!(drain(&mut owner, Dir::Out)?, range(2, 8)?);
+        Ok(())
+    }
+
+    #[test]
+    fn listener_and_disconnect_free_packets_and_keep_sizes() -> Result {
+        let start = used();
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 4, 4)?;
+        let empty = used();
+        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        send(sock.sk(), &mut owner, 6, None)?;
+        lifecycle::disconnect(sock.sk());
+        assert_eq!(used(), empty);
+        assert_eq!(owner.ring(Dir::Out).next(), 0);
+        send(sock.sk(), &mut owner, 3, None)?;
+        assert_eq!(owner.ring(Dir::Out).get(Counter::Captured), 3);
+        lifecycle::listen(sock.sk());
+        assert_eq!(used(), empty);
+        assert_eq!((owner.size(Dir::In), owner.size(Dir::Out)), (4, 4));
+        send(sock.sk(), &mut owner, 3, None)?;
+        assert_eq!(owner.ring(Dir::Out).next(), 0);
+        drop(sock);
+        assert_eq!(used(), start);
+        Ok(())
+    }
+
+    #[test]
+    fn record_holds_headers_payload_and_description() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 2)?;
+        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        let skb = segment(6, 0xab)?;
+        let packet = Packet {
+            skb: skb.as_skb(),
+            ip: &IP,
+            ip_len: IP.len(),
+            ack_and_flags: Some((0x01020304, 0x19)),
+        };
+        for snaplen in [None, Some(6), Some(4), Some(0)] {
+            record(sock.sk(), &mut owner, Dir::Out, 77, &packet, 0, snaplen);
+            let mut ring = owner.ring(Dir::Out);
+            let serial = ring.next() - 1;
+            let r = ring.with_slots(|slots| slots.take_if(serial)).ok_or(EINVAL)?;
+            let rec = r.rec().ok_or(EINVAL)?;
+            let kept = snaplen.map_or(6, |s| s.min(6));
+            assert_eq!(r.skb().len(), 40 + kept);
+            assert_eq!(&r.skb().linear()[..20], &IP);
+            assert_eq!(r.skb().linear()[28..32], [1, 2, 3, 4]);
+            assert_eq!(r.skb().linear()[33], 0x19);
+            assert!(r.skb().linear()[40..].iter().all(|b| *b == 0xab));
+            assert_eq!((rec.orig_len, rec.net_len, rec.time), (46, 20, 77));
+            assert_eq!((rec.serial, rec.order), (serial, serial));
+            let why = if kept < 6 { Why::Snaplen } else { Why::Not };
+            assert_eq!(rec.why, why as u8);
+            let cut = rec.flags & crate::abi::layout::F_TRUNC != 0;
+            assert_eq!(cut, kept < 6);
+            assert_eq!(ring.get(Counter::HeaderOnly), 0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn payload_that_cannot_be_referenced_is_cut_and_counted() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 1)?;
+        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        // A linear part in slab memory, larger than a head.
+        let skb = segment(2000, 1)?;
+        let packet = Packet {
+            skb: skb.as_skb(),
+            ip: &IP,
+            ip_len: IP.len(),
+            ack_and_flags: None,
+        };
+        record(sock.sk(), &mut owner, Dir::Out, 0, &packet, 0, None);
+        let mut ring = owner.ring(Dir::Out);
+        assert_eq!(ring.get(Counter::HeaderOnly), 1);
+        let r = ring.with_slots(|slots| slots.take_if(0)).ok_or(EINVAL)?;
+        let rec = r.rec().ok_or(EINVAL)?;
+        assert_eq!(rec.why, Why::Linear as u8);
+        assert_eq!(rec.orig_len, 2040);
+        assert!(r.skb().len() > 40 && r.skb().len() < 2040);
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * TCP_PCAP: net.ipv4.tcp_pcap_*, see Documentation/networking/ip-sysctl.rst.
+ */
+#include <linux/capability.h>
+#include <linux/slab.h>
+#include <linux/sysctl.h>
+#include <net/net_namespace.h>
+#include <net/tcp_pcap.h>
+
+static int packets_hard_max = TCP_PCAP_PACKETS_HARD_MAX;
+static int snaplen_all = -1;
+
+/* Neither setting may give the root of a container more than the host's administrator allows. */
+static int tcp_pcap_packets_handler(const struct ctl_table *ctl, int write, void *buffer,
+				    size_t *lenp, loff_t *ppos)
+{
+	int *max = ctl->extra2 ?: &packets_hard_max;
+	int val = READ_ONCE(*(int *)ctl->data);
+	struct ctl_table tmp = {
+		.procname = ctl->procname,
+		.data = &val,
+		.maxlen = sizeof(val),
+		.mode = ctl->mode,
+		.extra1 = SYSCTL_ZERO,
+		.extra2 = &packets_hard_max,
+	};
+	int err;
+
+	err = proc_dointvec_minmax(&tmp, write, buffer, lenp, ppos);
+	if (err || !write)
+		return err;
+	if (val > READ_ONCE(*max) && !capable(CAP_NET_ADMIN))
+		return -EPERM;
+	if (val)
+		tcp_pcap_enable();
+	WRITE_ONCE(*(int *)ctl->data, val);
+	return 0;
+}
+
+static int tcp_pcap_packets_max_handler(const struct ctl_table *ctl, int write, void *buffer,
+					size_t *lenp, loff_t *ppos)
+{
+	if (write && !capable(CAP_NET_ADMIN))
+		return -EPERM;
+	return proc_dointvec_minmax(ctl, write, buffer, lenp, ppos);
+}
+
+static const struct ctl_table tcp_pcap_net_table[] = {
+	{
+		.procname	= "tcp_pcap_packets",
+		.data		= &init_net.ipv4.sysctl_tcp_pcap_packets,
+		.maxlen		= sizeof(int),
+		.mode		= 0644,
+		.proc_handler	= tcp_pcap_packets_handler,
+		.extra2		= &init_net.ipv4.sysctl_tcp_pcap_packets_max,
+	},
+	{
+		.procname	= "tcp_pcap_packets_max",
+		.data		= &init_net.ipv4.sysctl_tcp_pcap_packets_max,
+		.maxlen		= sizeof(int),
+		.mode		= 0644,
+		.proc_handler	= tcp_pcap_packets_max_handler,
+		.extra1		= SYSCTL_ZERO,
+		.extra2		= &packets_hard_max,
+	},
+	{
+		.procname	= "tcp_pcap_snaplen",
+		.data		= &init_net.ipv4.sysctl_tcp_pcap_snaplen,
+		.maxlen		= sizeof(int),
+		.mode		= 0644,
+		.proc_handler	= proc_dointvec_minmax,
+		.extra1		= &snaplen_all,
+		.extra2		= &packets_hard_max,
+	},
+	/* The host's, not copied to other namespaces. */
+	{
+		.procname	= "tcp_pcap_frags_max",
+		.data		= &tcp_pcap_frags.max,
+		.maxlen		= sizeof(unsigned long),
+		.mode		= 0644,
+		.proc_handler	= proc_doulongvec_minmax,
+	},
+	{
+		.procname	= "tcp_pcap_frags",
+		.data		= &tcp_pcap_frags.used,
+		.maxlen		= sizeof(unsigned long),
+		.mode		= 0444,
+		.proc_handler	= proc_doulongvec_minmax,
+	},
+	{
+		.procname	= "tcp_pcap_mem_max",
+		.data		= &tcp_pcap_mem.max,
+		.maxlen		= sizeof(unsigned long),
+		.mode		= 0644,
+		.proc_handler	= proc_doulongvec_minmax,
+	},
+	{
+		.procname	= "tcp_pcap_mem",
+		.data		= &tcp_pcap_mem.used,
+		.maxlen		= sizeof(unsigned long),
+		.mode		= 0444,
+		.proc_handler	= proc_doulongvec_minmax,
+	},
+};
+
+#define TCP_PCAP_NETNS_ENTRIES	3
+
+int tcp_pcap_sysctl_net_init(struct net *net)
+{
+	const struct ctl_table *table = tcp_pcap_net_table;
+	size_t size = ARRAY_SIZE(tcp_pcap_net_table);
+	struct ctl_table *copy;
+	int i;
+
+	if (!net_eq(net, &init_net)) {
+		size = TCP_PCAP_NETNS_ENTRIES;
+		copy = kmemdup_array(table, size, sizeof(*table), GFP_KERNEL);
+		if (!copy)
+			return -ENOMEM;
+		for (i = 0; i < size; i++)
+			copy[i].data += (void *)net - (void *)&init_net;
+		copy[0].extra2 += (void *)net - (void *)&init_net;
+		table = copy;
+	}
+
+	net->ipv4.tcp_pcap_hdr = register_net_sysctl_sz(net, "net/ipv4", table, size);
+	if (!net->ipv4.tcp_pcap_hdr) {
+		if (table != tcp_pcap_net_table)
+			kfree(table);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void tcp_pcap_sysctl_net_exit(struct net *net)
+{
+	const struct ctl_table *table = net->ipv4.tcp_pcap_hdr->ctl_table_arg;
+
+	unregister_net_sysctl_table(net->ipv4.tcp_pcap_hdr);
+	if (table != tcp_pcap_net_table)
+		kfree(table);
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <net/ip.h>
+#include <net/ipv6.h>
+#include <net/route.h>
+#include <net/sock.h>
+
+#ifdef CONFIG_INET
+
+__rust_helper struct net *rust_helper_sock_net(const struct sock *sk)
+{
+	return sock_net(sk);
+}
+
+__rust_helper struct dst_entry *rust_helper___sk_dst_get(const struct sock *sk)
+{
+	return __sk_dst_get(sk);
+}
+
+__rust_helper int rust_helper_ip_dont_fragment(const struct sock *sk, const struct dst_entry *dst)
+{
+	return ip_dont_fragment(sk, dst);
+}
+
+__rust_helper int rust_helper_ip4_dst_hoplimit(const struct dst_entry *dst)
+{
+	return ip4_dst_hoplimit(dst);
+}
+
+#if IS_ENABLED(CONFIG_IPV6)
+__rust_helper struct ipv6_pinfo *rust_helper_inet6_sk(const struct sock *sk)
+{
+	return inet6_sk(sk);
+}
+
+__rust_helper __be32 rust_helper_ip6_make_flowlabel(const struct net *net, struct sk_buff *skb,
+						    __be32 flowlabel, bool autolabel,
+						    struct flowi6 *fl6)
+{
+	return ip6_make_flowlabel(net, skb, flowlabel, autolabel, fl6);
+}
+#endif
+
+#endif

@@ -1,0 +1,567 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Socket buffers.
+//!
+//! Two types wrap `struct sk_buff`:
+//!
+//! - [`SkBuff`] is a buffer of the network stack, borrowed for the duration of a call: it can be read, never changed.
+//! - [`PrivateSkBuff`] is a buffer that belongs to us alone and that the stack never sees: its linear part can be
+//!   written, and it can hold references to pages of other buffers.
+//!
+//! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
+
+use crate::{
+    alloc::{AllocError, Flags},
+    bindings,
+    error::to_result,
+    prelude::*,
+    types::Opaque, //
+};
+use core::{
+    ffi::c_void,
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ptr::NonNull,
+    slice, //
+};
+
+// The C compiler and bindgen must agree on what lies where.
+static_assert!(size_of::<bindings::sk_buff>() == bindings::SIZEOF_SK_BUFF);
+static_assert!(size_of::<bindings::skb_shared_info>() == bindings::SIZEOF_SKB_SHARED_INFO);
+
+/// How much of a checksum is left to do, as in `sk_buff.ip_summed`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum IpSummed {
+    /// `CHECKSUM_NONE`: the checksum is in the packet and nobody checked it.
+    None = bindings::CHECKSUM_NONE as u8,
+    /// `CHECKSUM_UNNECESSARY`: the device checked it.
+    Unnecessary = bindings::CHECKSUM_UNNECESSARY as u8,
+    /// `CHECKSUM_COMPLETE`: the device summed up the packet.
+    Complete = bindings::CHECKSUM_COMPLETE as u8,
+    /// `CHECKSUM_PARTIAL`: the packet holds the sum of the pseudo header, a device finishes it.
+    Partial = bindings::CHECKSUM_PARTIAL as u8,
+}
+
+/// A buffer of the network stack, for reading.
+///
+/// # Invariants
+///
+/// Points at a valid `struct sk_buff` that nobody changes while this reference exists, and whose linear part is
+/// initialised from the network header to the tail.
+#[repr(transparent)]
+pub struct SkBuff(Opaque<bindings::sk_buff>);
+
+impl SkBuff {
+    /// Borrows a buffer of the stack.
+    ///
+    /// # Safety
+    ///
+    /// For the duration of `'a`, `ptr` is valid, its headers and frags are not changed, and its network header, if it
+    /// is set, lies in the linear part.
+    #[inline]
+    pub unsafe fn from_raw<'a>(ptr: *const bindings::sk_buff) -> &'a Self {
+        // SAFETY: By the safety requirements; `SkBuff` is transparent over `sk_buff`.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// Returns the C pointer.
+    #[inline]
+    pub fn as_raw(&self) -> *mut bindings::sk_buff {
+        self.0.get()
+    }
+
+    #[inline]
+    fn shinfo(&self) -> &bindings::skb_shared_info {
+        // SAFETY: By the type invariant the buffer is valid; every buffer has a shared info, which does not change.
+        unsafe { &*bindings::skb_shinfo(self.as_raw()) }
+    }
+
+    /// Bytes from `data` to the end, frags included.
+    #[inline]
+    pub fn len(&self) -> usize {
+        // SAFETY: By the type invariant.
+        unsafe { (*self.as_raw()).len as usize }
+    }
+
+    /// Whether the buffer holds no byte.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes in frags and in the frag list.
+    #[inline]
+    pub fn data_len(&self) -> usize {
+        // SAFETY: By the type invariant.
+        unsafe { (*self.as_raw()).data_len as usize }
+    }
+
+    /// The linear part, from `data` to `tail`.
+    #[inline]
+    pub fn linear(&self) -> &[u8] {
+        let len = self.len().saturating_sub(self.data_len());
+        // SAFETY: By the type invariant `data` points at `len - data_len` initialised bytes which do not change.
+        unsafe { slice::from_raw_parts((*self.as_raw()).data, len) }
+    }
+
+    /// The bytes between the network header and `data`: the IP header with options or extension headers, when `data`
+    /// is at the transport header.
+    ///
+    /// Empty if the network header is not before `data`.
+    #[inline]
+    pub fn network_to_data(&self) -> &[u8] {
+        // SAFETY: By the type invariant.
+        let off = unsafe { bindings::skb_network_offset(self.as_raw()) };
+        let len = usize::try_from(off.wrapping_neg()).unwrap_or(0);
+        // SAFETY: By the type invariant the network header lies `len` bytes before `data` in the linear part.
+        unsafe { slice::from_raw_parts((*self.as_raw()).data.wrapping_sub(len), len) }
+    }
+
+    /// Copies bytes that start `offset` bytes after `data`, from wherever they lie.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if the buffer has not that many bytes or its frags cannot be read. `to` may then be partly written.
+    #[inline]
+    pub fn copy_bits(&self, offset: usize, to: &mut [u8]) -> Result {
+        let offset = c_int::try_from(offset)?;
+        let len = c_int::try_from(to.len())?;
+        // SAFETY: By the type invariant the buffer is valid; `to` can be written for `len` bytes.
+        to_result(unsafe {
+            bindings::skb_copy_bits(
+                self.as_raw(),
+                offset,
+                to.as_mut_ptr().cast::<c_void>(),
+                len,
+            )
+        })
+    }
+
+    /// Segments the packet stands for; 0 or 1 for a plain packet.
+    #[inline]
+    pub fn gso_segs(&self) -> u16 {
+        self.shinfo().gso_segs
+    }
+
+    /// Payload bytes per segment; 0 for a plain packet.
+    #[inline]
+    pub fn gso_size(&self) -> u16 {
+        self.shinfo().gso_size
+    }
+
+    /// State of the checksum.
+    #[inline]
+    pub fn ip_summed(&self) -> IpSummed {
+        // SAFETY: By the type invariant.
+        let v = unsafe { bindings::skb_ip_summed(self.as_raw()) };
+        match u32::from(v) {
+            bindings::CHECKSUM_PARTIAL => IpSummed::Partial,
+            bindings::CHECKSUM_COMPLETE => IpSummed::Complete,
+            bindings::CHECKSUM_UNNECESSARY => IpSummed::Unnecessary,
+            _ => IpSummed::None,
+        }
+    }
+
+    /// Whether the packet may be fragmented although it asks not to be.
+    #[inline]
+    pub fn ignore_df(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::skb_ignore_df(self.as_raw()) }
+    }
+
+    /// Whether the CPU can read the frags; false for device memory.
+    #[inline]
+    pub fn frags_readable(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::skb_frags_readable(self.as_raw()) }
+    }
+
+    /// Whether the payload was decrypted, or is still to be encrypted, below TCP.
+    #[inline]
+    pub fn is_decrypted(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::skb_is_decrypted(self.as_raw()) }
+    }
+
+    /// Whether the frags are pages of user space, for which somebody waits (`MSG_ZEROCOPY`, io_uring).
+    #[inline]
+    pub fn is_zerocopy(&self) -> bool {
+        const ZEROCOPY: u32 = bindings::SKBFL_ZEROCOPY_ENABLE
+            | bindings::SKBFL_PURE_ZEROCOPY
+            | bindings::SKBFL_MANAGED_FRAG_REFS;
+        u32::from(self.shinfo().flags) & ZEROCOPY != 0
+    }
+
+    /// Whether the content of the frags may be changed by others (`sendfile()`, `vmsplice()`).
+    #[inline]
+    pub fn has_shared_frag(&self) -> bool {
+        u32::from(self.shinfo().flags) & bindings::SKBFL_SHARED_FRAG != 0
+    }
+
+    /// Whether the data come from the emergency reserves.
+    #[inline]
+    pub fn is_pfmemalloc(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { (*self.as_raw()).pfmemalloc() != 0 }
+    }
+
+    /// Whether payload hangs in a list of further buffers.
+    #[inline]
+    pub fn has_frag_list(&self) -> bool {
+        !self.shinfo().frag_list.is_null()
+    }
+
+    /// The frags.
+    ///
+    /// Empty if they cannot be read: there is no page behind them then.
+    #[inline]
+    pub fn frags(&self) -> impl Iterator<Item = Frag<'_>> + Clone {
+        let info = self.shinfo();
+        let nr = if self.frags_readable() {
+            usize::from(info.nr_frags)
+        } else {
+            0
+        };
+        info.frags.iter().take(nr).filter_map(|f| {
+            // SAFETY: By the type invariant the first `nr_frags` frags are valid.
+            let page = unsafe { bindings::skb_frag_page(f) };
+            // INVARIANT: The buffer holds a reference to the page and is not changed while it is borrowed.
+            Some(Frag {
+                page: NonNull::new(page)?,
+                offset: f.offset,
+                len: f.len,
+                _skb: PhantomData,
+            })
+        })
+    }
+
+    /// Bytes of the linear part from `offset` bytes after `data` on, as a frag.
+    ///
+    /// `None` if the linear part does not lie in a page that can be referenced, or `offset` is behind its end.
+    #[inline]
+    pub fn linear_frag(&self, offset: usize) -> Option<Frag<'_>> {
+        // SAFETY: By the type invariant.
+        if unsafe { (*self.as_raw()).head_frag() } == 0 {
+            return None;
+        }
+        let bytes = self.linear().get(offset..)?;
+        // SAFETY: The linear part of a buffer with `head_frag` lies in the direct mapping, in one compound page.
+        let page = NonNull::new(unsafe { bindings::virt_to_head_page(bytes.as_ptr().cast()) })?;
+        // SAFETY: `page` is a valid page of the direct mapping.
+        let base = unsafe { bindings::page_address(page.as_ptr()) } as usize;
+        // INVARIANT: The buffer's head is a reference to the page and is not changed while it is borrowed.
+        Some(Frag {
+            page,
+            offset: u32::try_from((bytes.as_ptr() as usize).checked_sub(base)?).ok()?,
+            len: u32::try_from(bytes.len()).ok()?,
+            _skb: PhantomData,
+        })
+    }
+}
+
+/// Part of a page that holds payload.
+///
+/// # Invariants
+///
+/// Somebody holds a reference to `page` for the duration of `'a`.
+#[derive(Clone, Copy)]
+pub struct Frag<'a> {
+    page: NonNull<bindings::page>,
+    offset: u32,
+    len: u32,
+    _skb: PhantomData<&'a SkBuff>,
+}
+
+impl Frag<'_> {
+    /// Bytes in it.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether it holds no byte.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first `len` bytes of it.
+    #[inline]
+    pub fn truncated(self, len: usize) -> Self {
+        Self {
+            len: u32::try_from(len).map_or(self.len, |l| l.min(self.len)),
+            ..self
+        }
+    }
+
+    /// Pages that a reference to it keeps in memory: all of its compound page.
+    #[inline]
+    pub fn pinned_pages(&self) -> usize {
+        // SAFETY: By the type invariant the page is valid.
+        unsafe { bindings::folio_nr_pages(bindings::page_folio(self.page.as_ptr())) }
+    }
+
+    /// Whether the page comes from the emergency reserves.
+    #[inline]
+    pub fn is_pfmemalloc(&self) -> bool {
+        // SAFETY: By the type invariant the page is valid.
+        unsafe { bindings::page_is_pfmemalloc(self.page.as_ptr()) }
+    }
+}
+
+/// A buffer of our own that the stack never sees.
+///
+/// Its head is initialised memory that can be written at will; the packet is a part of the head, then pages of other
+/// buffers. Dropping it is no packet drop: it is consumed.
+///
+/// # Invariants
+///
+/// The buffer is valid and owned by this value alone: one user, not cloned, no `dst`, no device, no socket, no
+/// destructor, `pp_recycle` off. Its head is initialised. Each of its frags holds one page reference taken by
+/// `get_page()`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::net::skbuff::PrivateSkBuff;
+///
+/// let mut skb = PrivateSkBuff::new(128, GFP_KERNEL)?;
+/// skb.head_mut()[..4].copy_from_slice(b"abcd");
+/// skb.set_linear(1, 3);
+/// assert_eq!(skb.as_skb().linear(), b"bcd");
+/// assert_eq!(skb.as_skb().len(), 3);
+/// # Ok::<(), Error>(())
+/// ```
+pub struct PrivateSkBuff(NonNull<bindings::sk_buff>);
+
+// SAFETY: A private buffer belongs to nobody else and may be used and freed on any CPU.
+unsafe impl Send for PrivateSkBuff {}
+
+impl PrivateSkBuff {
+    /// Allocates an empty buffer with room for at least `size` bytes.
+    ///
+    /// Context: any, if `flags` do not allow to sleep.
+    ///
+    /// # Errors
+    ///
+    /// `AllocError` if there is no memory, or only memory of the emergency reserves.
+    #[inline]
+    pub fn new(size: u32, flags: Flags) -> Result<Self, AllocError> {
+        // SAFETY: Any size and flags are allowed.
+        let skb = unsafe { bindings::alloc_skb(size, flags.as_raw()) };
+        let skb = NonNull::new(skb).ok_or(AllocError)?;
+        // SAFETY: A new buffer has a head of `skb_end_offset()` bytes, all ours.
+        unsafe {
+            let len = bindings::skb_end_offset(skb.as_ptr()) as usize;
+            (*skb.as_ptr()).head.write_bytes(0, len);
+        }
+        // INVARIANT: A new buffer has one user and none of the other attributes; its head was just initialised.
+        let skb = Self(skb);
+        if skb.as_skb().is_pfmemalloc() {
+            return Err(AllocError);
+        }
+        Ok(skb)
+    }
+
+    /// Takes over a buffer.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` was returned by [`Self::into_raw`] and is taken over once.
+    #[inline]
+    pub unsafe fn from_raw(ptr: NonNull<bindings::sk_buff>) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self(ptr)
+    }
+
+    /// Gives the buffer away, to be taken over by [`Self::from_raw`].
+    #[inline]
+    pub fn into_raw(self) -> NonNull<bindings::sk_buff> {
+        ManuallyDrop::new(self).0
+    }
+
+    /// The buffer, for reading.
+    #[inline]
+    pub fn as_skb(&self) -> &SkBuff {
+        // SAFETY: By the type invariant the buffer is valid and only changed through `&mut self`.
+        unsafe { SkBuff::from_raw(self.0.as_ptr()) }
+    }
+
+    /// Bytes of the head.
+    #[inline]
+    pub fn head_len(&self) -> usize {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::skb_end_offset(self.0.as_ptr()) as usize }
+    }
+
+    /// Memory of buffer and head in bytes, as `sk_buff.truesize`.
+    #[inline]
+    pub fn truesize(&self) -> usize {
+        // SAFETY: By the type invariant.
+        unsafe { (*self.0.as_ptr()).truesize as usize }
+    }
+
+    /// The head, for reading.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
+        // SAFETY: By the type invariant the head is initialised.
+        unsafe { slice::from_raw_parts((*self.0.as_ptr()).head, self.head_len()) }
+    }
+
+    /// The head, for writing.
+    #[inline]
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        let len = self.head_len();
+        // SAFETY: By the type invariant the head is initialised and ours alone.
+        unsafe { slice::from_raw_parts_mut((*self.0.as_ptr()).head, len) }
+    }
+
+    /// Makes `len` bytes of the head, from `offset` on, the linear part of the packet. Both are cut to the head.
+    ///
+    /// The network header is at its start.
+    #[inline]
+    pub fn set_linear(&mut self, offset: usize, len: usize) {
+        let offset = offset.min(self.head_len());
+        let len = len.min(self.head_len() - offset);
+        let skb = self.0.as_ptr();
+        // SAFETY: By the type invariant the buffer is ours, and `offset + len` lies within its head. Both fit an
+        // `int`, as a head is smaller than 4 GiB.
+        unsafe {
+            (*skb).data = (*skb).head.add(offset);
+            bindings::skb_set_tail_pointer(skb, len as c_int);
+            bindings::skb_set_network_header(skb, 0);
+            (*skb).len = (len as u32).saturating_add((*skb).data_len);
+        }
+    }
+
+    /// Puts the transport header `offset` bytes behind the start of the packet.
+    #[inline]
+    pub fn set_transport_header(&mut self, offset: u16) {
+        // SAFETY: By the type invariant the buffer is ours; the offset is a number only.
+        unsafe { bindings::skb_set_transport_header(self.0.as_ptr(), c_int::from(offset)) }
+    }
+
+    /// Appends a part of somebody else's page, and takes a reference to that page.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` if the buffer has no room for another frag, or for that many bytes.
+    #[inline]
+    pub fn push_frag(&mut self, frag: Frag<'_>) -> Result {
+        let skb = self.0.as_ptr();
+        // SAFETY: By the type invariant the buffer and its shared info are ours.
+        let info = unsafe { &mut *bindings::skb_shinfo(skb) };
+        let nr = info.nr_frags;
+        if usize::from(nr) >= info.frags.len() {
+            return Err(ENOSPC);
+        }
+        // SAFETY: By the type invariant.
+        let (len, data_len) = unsafe { ((*skb).len, (*skb).data_len) };
+        let len = len.checked_add(frag.len).ok_or(ENOSPC)?;
+        let offset = c_int::try_from(frag.offset)?;
+        let frag_len = c_int::try_from(frag.len)?;
+        // SAFETY: By the invariant of `Frag` there is a reference to the page, so another one can be taken.
+        // INVARIANT: The new frag holds the reference taken here.
+        unsafe {
+            bindings::get_page(frag.page.as_ptr());
+            bindings::__skb_fill_page_desc_noacc(
+                info,
+                c_int::from(nr),
+                frag.page.as_ptr(),
+                offset,
+                frag_len,
+            );
+        }
+        info.nr_frags = nr + 1;
+        // SAFETY: By the type invariant the buffer is ours.
+        unsafe {
+            (*skb).len = len;
+            (*skb).data_len = data_len.saturating_add(frag.len);
+        }
+        Ok(())
+    }
+
+    /// Gives all pages back.
+    #[inline]
+    pub fn clear_frags(&mut self) {
+        let skb = self.0.as_ptr();
+        // SAFETY: By the type invariant the buffer and its shared info are ours.
+        let info = unsafe { &mut *bindings::skb_shinfo(skb) };
+        let nr = usize::from(core::mem::take(&mut info.nr_frags));
+        for frag in info.frags.iter().take(nr) {
+            // SAFETY: By the type invariant each frag holds a reference to its page, which is given back once since
+            // `nr_frags` is 0 now.
+            unsafe { bindings::put_page(bindings::skb_frag_page(frag)) };
+        }
+        // SAFETY: By the type invariant the buffer is ours.
+        unsafe {
+            (*skb).len = (*skb).len.saturating_sub((*skb).data_len);
+            (*skb).data_len = 0;
+        }
+    }
+}
+
+impl Drop for PrivateSkBuff {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the buffer is ours; its frags' page references go with it.
+        unsafe { bindings::consume_skb(self.0.as_ptr()) }
+    }
+}
+
+#[macros::kunit_tests(rust_skbuff)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linear_is_cut_to_the_head() -> Result {
+        let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        let head = skb.head_len();
+        assert!(head >= 64);
+        skb.set_linear(head, 10);
+        assert!(skb.as_skb().is_empty());
+        skb.set_linear(head - 2, 10);
+        assert_eq!(skb.as_skb().len(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn network_header_is_at_the_start() -> Result {
+        let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        skb.set_linear(8, 20);
+        assert!(skb.as_skb().network_to_data().is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn copy_behind_the_end_fails() -> Result {
+        let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        skb.head_mut()[..4].copy_from_slice(b"wxyz");
+        skb.set_linear(0, 4);
+        let mut to = [0; 2];
+        skb.as_skb().copy_bits(2, &mut to)?;
+        assert_eq!(&to, b"yz");
+        assert_eq!(skb.as_skb().copy_bits(3, &mut to), Err(EFAULT));
+        Ok(())
+    }
+
+    #[test]
+    fn survives_a_raw_round_trip() -> Result {
+        let skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        assert!(skb.truesize() > skb.head_len());
+        let raw = skb.into_raw();
+        // SAFETY: `raw` was returned by `into_raw` just now.
+        let skb = unsafe { PrivateSkBuff::from_raw(raw) };
+        assert_eq!(skb.as_skb().frags().count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn no_frag_of_a_slab_head() -> Result {
+        let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        skb.set_linear(0, 4);
+        assert!(skb.as_skb().linear_frag(0).is_none());
+        Ok(())
+    }
+}
