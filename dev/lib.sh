@@ -21,8 +21,9 @@ VENV=$CACHE/venv PY=$CACHE/venv/bin/python
 CRASH_ROOT=$CACHE/crash
 LOGS=$CACHE/log
 LLVM_BIN=/usr/lib/llvm-22/bin
-export DEV ROOT CACHE ORIG BASE TREE BUILD_X86 VMLINUX BZIMAGE BUILD_UM UML VENV PY CRASH_ROOT LOGS
-export LC_ALL=C.UTF-8
+export DEV ROOT CACHE ORIG BASE TREE BUILD_X86 VMLINUX BZIMAGE BUILD_UM UML VENV PY CRASH_ROOT LOGS LLVM_BIN
+# Debian's tools, whatever else this machine has.
+export LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 mkdir -p "$LOGS" "$CACHE/stamp" "$BASE"
 [ -z "${V:-}" ] || set -x
 

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * TCP_PCAP: the last packets of every TCP connection, kept in the kernel and read from a vmcore.
+ * TCP_PCAP: the last packets of every TCP connection, kept in the kernel and
+ * read from a vmcore.
  *
- * What lies in memory is declared here, in C, because debuggers know the kernel by its C types: Rust types reach
- * neither BTF nor crash. The code that works on it is in net/ipv4/tcp_pcap/. The way to a packet is
+ * What lies in memory is declared here, in C, because debuggers know the kernel
+ * by its C types: Rust types reach neither BTF nor crash. The code that works
+ * on it is in net/ipv4/tcp_pcap/. The way to a packet is
  *
- *	tcp_pcap_shards[i].captures -> struct tcp_pcap -> in / out -> chunks[][] -> struct sk_buff -> head
+ *	tcp_pcap_shards[i].captures -> struct tcp_pcap -> in / out
+ *		-> chunks[][] -> struct sk_buff -> head
  *
- * and at &sk_buff.head lies a struct tcp_pcap_rec, then (at &sk_buff.data) the packet from its IP header on.
+ * and at &sk_buff.head lies a struct tcp_pcap_rec, then (at &sk_buff.data) the
+ * packet from its IP header on.
  *
  * Readers depend on this layout. Whoever changes it raises TCP_PCAP_VERSION.
  */
@@ -31,7 +35,8 @@ struct sock;
 
 /**
  * enum tcp_pcap_const - constants that a reader of the memory needs
- * @TCP_PCAP_MAGIC: first word of every record, "TPCR" in a hex dump of a little-endian machine
+ * @TCP_PCAP_MAGIC: first word of every record, "TPCR" in a hex dump of a
+ *   little-endian machine
  * @TCP_PCAP_VERSION: version of the layout of this file
  * @TCP_PCAP_CHUNK_SLOTS: slots in one chunk; slot s is chunks[s / 512][s % 512]
  * @TCP_PCAP_PACKETS_HARD_MAX: largest size of a ring, in packets
@@ -56,7 +61,8 @@ enum tcp_pcap_kind {
 };
 
 /**
- * enum tcp_pcap_dir - direction of a packet, seen from this socket; the values are those of pcapng's epb_flags
+ * enum tcp_pcap_dir - direction of a packet, seen from this socket; the values
+ * are those of pcapng's epb_flags
  * @TCP_PCAP_DIR_IN: received
  * @TCP_PCAP_DIR_OUT: sent
  */
@@ -70,8 +76,10 @@ enum tcp_pcap_dir {
  * @TCP_PCAP_WHY_NOT: it holds all that was asked for
  * @TCP_PCAP_WHY_SNAPLEN: net.ipv4.tcp_pcap_snaplen cut the payload
  * @TCP_PCAP_WHY_UNREADABLE: the frags are device memory
- * @TCP_PCAP_WHY_ZEROCOPY: MSG_ZEROCOPY or io_uring pages, which belong to user space
- * @TCP_PCAP_WHY_SHARED: pages of sendfile() or vmsplice(), whose content may still change
+ * @TCP_PCAP_WHY_ZEROCOPY: MSG_ZEROCOPY or io_uring pages, which belong to user
+ *   space
+ * @TCP_PCAP_WHY_SHARED: pages of sendfile() or vmsplice(), whose content may
+ *   still change
  * @TCP_PCAP_WHY_PFMEMALLOC: pages from the emergency reserves
  * @TCP_PCAP_WHY_LIMIT: net.ipv4.tcp_pcap_frags_max is reached
  * @TCP_PCAP_WHY_DECRYPTED: plain text of an offloaded TLS or PSP connection
@@ -97,11 +105,15 @@ enum tcp_pcap_why {
 
 /**
  * enum tcp_pcap_flags - &tcp_pcap_rec.flags
- * @TCP_PCAP_F_IPV6: the packet starts with an IPv6 header, else with an IPv4 header
- * @TCP_PCAP_F_SYNTH: the IP header was written from the socket, the real one did not exist yet
+ * @TCP_PCAP_F_IPV6: the packet starts with an IPv6 header, else with an IPv4
+ *   header
+ * @TCP_PCAP_F_SYNTH: the IP header was written from the socket, the real one
+ *   did not exist yet
  * @TCP_PCAP_F_TRUNC: the record holds less than the packet's payload
- * @TCP_PCAP_F_MERGED: segments were merged (backlog, GRO) and the TCP checksum covers another packet
- * @TCP_PCAP_F_LEN_FIXED: the length in the IP header was made to cover what was merged
+ * @TCP_PCAP_F_MERGED: segments were merged (backlog, GRO) and the TCP checksum
+ *   covers another packet
+ * @TCP_PCAP_F_LEN_FIXED: the length in the IP header was made to cover what was
+ *   merged
  */
 enum tcp_pcap_flags {
 	TCP_PCAP_F_IPV6			= 1 << 0,
@@ -112,7 +124,8 @@ enum tcp_pcap_flags {
 };
 
 /**
- * struct tcp_pcap_rec - what is known of a retained packet, at the start of its skb's head
+ * struct tcp_pcap_rec - what is known of a retained packet, at the start of its
+ * skb's head
  * @magic: %TCP_PCAP_MAGIC
  * @version: %TCP_PCAP_VERSION
  * @kind: enum tcp_pcap_kind
@@ -120,15 +133,19 @@ enum tcp_pcap_flags {
  * @why: enum tcp_pcap_why
  * @serial: number of the packet in its ring, from 0; the slot is serial % size
  * @time: CLOCK_MONOTONIC in ns: the stamp TCP itself took for this packet
- * @order: number of the packet in its connection, both directions together, from 0
+ * @order: number of the packet in its connection, both directions together,
+ *   from 0
  * @orig_len: bytes of the packet from its IP header on, as TCP saw it
  * @gso_segs: segments in it: 1, or more for TSO, GRO and backlog merges
  * @gso_size: payload bytes of each of these segments, 0 if there is one
  * @flags: enum tcp_pcap_flags
  * @ip_summed: sk_buff.ip_summed (CHECKSUM_*)
- * @state: TCP state of the socket, before the packet took effect (RX), or when it was sent (TX)
- * @csum_start: for CHECKSUM_PARTIAL: where the checksum begins, in bytes from the IP header
- * @csum_offset: for CHECKSUM_PARTIAL: where it belongs, in bytes from @csum_start
+ * @state: TCP state of the socket, before the packet took effect (RX), or when
+ *   it was sent (TX)
+ * @csum_start: for CHECKSUM_PARTIAL: where the checksum begins, in bytes from
+ *   the IP header
+ * @csum_offset: for CHECKSUM_PARTIAL: where it belongs, in bytes from
+ *   @csum_start
  * @net_len: bytes of the IP header with options and extension headers
  * @ca_state: enum tcp_ca_state
  * @reserved: 0
@@ -180,13 +197,17 @@ static_assert(sizeof(struct tcp_pcap_rec) % 8 == 0);
 
 /**
  * struct tcp_pcap_ring - the last packets of one direction
- * @chunks: slots, %TCP_PCAP_CHUNK_SLOTS in each chunk but the last; NULL until the first packet, as is each chunk
+ * @chunks: slots, %TCP_PCAP_CHUNK_SLOTS in each chunk but the last; NULL until
+ *   the first packet, as is each chunk
  * @size: number of slots
  * @nr_chunks: number of chunks
- * @next: serial of the next packet; retained are serials in [@next - @size, @next)
+ * @next: serial of the next packet; retained are serials in [@next - @size,
+ *   @next)
  * @captured: packets recorded
- * @evicted: packets overwritten by younger ones, or dropped when the ring was made smaller
- * @header_only: packets recorded with headers only, for a reason other than the snap length
+ * @evicted: packets overwritten by younger ones, or dropped when the ring was
+ *   made smaller
+ * @header_only: packets recorded with headers only, for a reason other than the
+ *   snap length
  * @lost: packets not recorded for want of memory; their serials are missing
  * @reclaimed: packets given back under memory pressure
  * @head: for the records of SYN and SYN-ACK; unused
@@ -212,14 +233,16 @@ struct tcp_pcap_ring {
  * @out: sent packets
  * @order: &tcp_pcap_rec.order of the next packet
  * @sk: the socket
- * @size_in: packets to keep of those received, as configured; a listener has sizes and no slots
+ * @size_in: packets to keep of those received, as configured; a listener has
+ *   sizes and no slots
  * @size_out: packets to keep of those sent, as configured
  * @stamp: last activity: CLOCK_MONOTONIC in ns, >> 30 (about seconds)
  * @shard: index of the shard that lists it
  * @flags: 0
  * @netns_cookie: &net.net_cookie of the socket
  * @node: in &tcp_pcap_shard.captures
- * @rcu: frees it; tcp_create_openreq_child() reads a listener's sizes under RCU only
+ * @rcu: frees it; tcp_create_openreq_child() reads a listener's sizes under RCU
+ *   only
  */
 struct tcp_pcap {
 	struct tcp_pcap_ring	in;
@@ -238,7 +261,8 @@ struct tcp_pcap {
 
 /**
  * struct tcp_pcap_shard - captures that were created on one CPU
- * @lock: protects @captures and the chunks of their rings against all but the owner; taken with BH off
+ * @lock: protects @captures and the chunks of their rings against all but the
+ *   owner; taken with BH off
  * @captures: list of struct tcp_pcap
  */
 struct tcp_pcap_shard {
@@ -267,8 +291,10 @@ extern struct tcp_pcap_account tcp_pcap_mem;	/* bytes */
 DECLARE_STATIC_KEY_FALSE(tcp_pcap_key);
 
 /* net/ipv4/tcp_pcap/tcp_pcap.rs */
-void tcp_pcap_capture_rx(struct sock *sk, struct tcp_pcap *pcap, struct sk_buff *skb, u64 time);
-void tcp_pcap_capture_tx(struct sock *sk, struct tcp_pcap *pcap, struct sk_buff *skb, u64 time);
+void tcp_pcap_capture_rx(struct sock *sk, struct tcp_pcap *pcap,
+			 struct sk_buff *skb, u64 time);
+void tcp_pcap_capture_tx(struct sock *sk, struct tcp_pcap *pcap,
+			 struct sk_buff *skb, u64 time);
 int tcp_pcap_setsockopt(struct sock *sk, int optname, int val);
 int tcp_pcap_getsockopt(const struct sock *sk, int optname);
 void __tcp_pcap_init_sock(struct sock *sk);
@@ -294,7 +320,9 @@ static inline int tcp_pcap_sysctl_net_init(struct net *net)
 static inline void tcp_pcap_sysctl_net_exit(struct net *net) { }
 #endif
 
-/* The history of a socket whose owner we are: the socket is locked, or not yet visible to others. */
+/* The history of a socket that we own: it is locked by us, or nobody else can
+ * see it yet.
+ */
 static inline struct tcp_pcap *tcp_pcap_owned(const struct sock *sk)
 {
 	return rcu_dereference_protected(tcp_sk(sk)->pcap, 1);
@@ -313,7 +341,8 @@ static inline void tcp_pcap_rx(struct sock *sk, struct sk_buff *skb)
 		struct tcp_pcap *pcap = tcp_pcap_owned(sk);
 
 		if (unlikely(pcap))
-			tcp_pcap_capture_rx(sk, pcap, skb, tcp_sk(sk)->tcp_clock_cache);
+			tcp_pcap_capture_rx(sk, pcap, skb,
+					    tcp_sk(sk)->tcp_clock_cache);
 	}
 }
 
@@ -339,7 +368,8 @@ static inline void tcp_pcap_rx_fastopen(struct sock *sk, struct sk_buff *skb)
 /**
  * tcp_pcap_tx() - record a packet on its way to the network layer
  * @sk: socket, owned by the caller
- * @skb: packet, complete from the TCP header at &sk_buff.data on, without IP header; not changed
+ * @skb: packet, complete from the TCP header at &sk_buff.data on, without IP
+ *   header; not changed
  *
  * Context: softirq, or process context with the socket locked. Does not sleep.
  */
@@ -349,12 +379,14 @@ static inline void tcp_pcap_tx(struct sock *sk, struct sk_buff *skb)
 		struct tcp_pcap *pcap = tcp_pcap_owned(sk);
 
 		if (unlikely(pcap))
-			tcp_pcap_capture_tx(sk, pcap, skb, tcp_sk(sk)->tcp_clock_cache);
+			tcp_pcap_capture_tx(sk, pcap, skb,
+					    tcp_sk(sk)->tcp_clock_cache);
 	}
 }
 
 /**
- * tcp_pcap_init_sock() - give a new socket the history that net.ipv4.tcp_pcap_packets asks for
+ * tcp_pcap_init_sock() - give a new socket the history that
+ * net.ipv4.tcp_pcap_packets asks for
  * @sk: new socket, not yet visible to others
  *
  * Context: process. May sleep. On failure the socket has no history.
@@ -372,7 +404,8 @@ static inline void tcp_pcap_init_sock(struct sock *sk)
  *
  * Context: softirq. Does not sleep. On failure the child has no history.
  */
-static inline void tcp_pcap_inherit(const struct sock *listener, struct sock *child)
+static inline void tcp_pcap_inherit(const struct sock *listener,
+				    struct sock *child)
 {
 	RCU_INIT_POINTER(tcp_sk(child)->pcap, NULL);
 	if (static_branch_unlikely(&tcp_pcap_key))
@@ -380,7 +413,8 @@ static inline void tcp_pcap_inherit(const struct sock *listener, struct sock *ch
 }
 
 /**
- * tcp_pcap_listen() - a socket becomes a listener: keep the sizes for its children, free the packets
+ * tcp_pcap_listen() - a socket becomes a listener: keep the sizes for its
+ * children, free the packets
  * @sk: locked socket
  *
  * Context: process.
@@ -392,7 +426,8 @@ static inline void tcp_pcap_listen(struct sock *sk)
 }
 
 /**
- * tcp_pcap_disconnect() - a connection ends, its socket may be used again: free the packets, keep the sizes
+ * tcp_pcap_disconnect() - a connection ends, its socket may be used again: free
+ * the packets, keep the sizes
  * @sk: socket, owned by the caller
  *
  * Context: process or softirq. Does not sleep.
@@ -418,10 +453,12 @@ static inline void tcp_pcap_destroy(struct sock *sk)
 #else /* CONFIG_TCP_PCAP */
 
 static inline void tcp_pcap_rx(struct sock *sk, struct sk_buff *skb) { }
-static inline void tcp_pcap_rx_fastopen(struct sock *sk, struct sk_buff *skb) { }
+static inline void tcp_pcap_rx_fastopen(struct sock *sk,
+					struct sk_buff *skb) { }
 static inline void tcp_pcap_tx(struct sock *sk, struct sk_buff *skb) { }
 static inline void tcp_pcap_init_sock(struct sock *sk) { }
-static inline void tcp_pcap_inherit(const struct sock *listener, struct sock *child) { }
+static inline void tcp_pcap_inherit(const struct sock *listener,
+				    struct sock *child) { }
 static inline void tcp_pcap_listen(struct sock *sk) { }
 static inline void tcp_pcap_disconnect(struct sock *sk) { }
 static inline void tcp_pcap_destroy(struct sock *sk) { }

@@ -2,8 +2,8 @@
 
 //! Where C meets Rust: the only `unsafe` code of TCP_PCAP.
 //!
-//! [`layout`] puts safe types over the structures of `include/net/tcp_pcap.h`; [`entry`] holds the functions that C
-//! calls.
+//! [`layout`] puts safe types over the structures of `include/net/tcp_pcap.h`; [`entry`] holds the
+//! functions that C calls.
 
 #![allow(unsafe_code)]
 

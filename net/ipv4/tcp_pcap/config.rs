@@ -22,7 +22,8 @@ pub(crate) fn dir_of_option(optname: c_int) -> Result<Dir> {
 ///
 /// # Errors
 ///
-/// `EINVAL` if it is no size at all, `EPERM` if it is above `max` and the caller has no right to that.
+/// `EINVAL` if it is no size at all, `EPERM` if it is above `max` and the caller has no right to
+/// that.
 pub(crate) fn check_size(val: c_int, max: u32, may_exceed: impl FnOnce() -> bool) -> Result<u32> {
     let size = u32::try_from(val).map_err(|_| EINVAL)?;
     if size > PACKETS_HARD_MAX {

@@ -2,9 +2,10 @@
 /*
  * TCP_PCAP: what has to be C.
  *
- * The root of everything that a debugger reads, because it finds C symbols only; the static key; and
- * one mention of each type and constant of include/net/tcp_pcap.h, because a compiler writes to BTF
- * and DWARF only what a C unit uses.
+ * The root of everything that a debugger reads, because it finds C symbols
+ * only; the static key; and one mention of each type and constant of
+ * include/net/tcp_pcap.h, because a compiler writes to BTF and DWARF only what
+ * a C unit uses.
  */
 #include <linux/btf.h>
 #include <linux/capability.h>
@@ -21,7 +22,9 @@ struct tcp_pcap_shard tcp_pcap_shards[TCP_PCAP_SHARDS];
 struct tcp_pcap_account tcp_pcap_frags;
 struct tcp_pcap_account tcp_pcap_mem;
 
-/* Switched on with the first history, and never off: neither a packet nor a close has to wait for it. */
+/* Switched on with the first history, and never off: neither a packet nor a
+ * close has to wait for it.
+ */
 void tcp_pcap_enable(void)
 {
 	static_branch_enable(&tcp_pcap_key);

@@ -2,8 +2,9 @@
 
 //! IP headers: written for packets that have none yet, and corrected for packets that were merged.
 //!
-//! `__tcp_transmit_skb()` hands packets to the network layer without an IP header. What that layer will write follows
-//! from the socket, except for the IPv4 identification, which is taken from a counter that must not be touched.
+//! `__tcp_transmit_skb()` hands packets to the network layer without an IP header. What that layer
+//! will write follows from the socket, except for the IPv4 identification, which is taken from a
+//! counter that must not be touched.
 
 use kernel::{
     net::{skbuff::SkBuff, sock::Ipv4Output},
@@ -24,7 +25,8 @@ const IPV6_LEN: usize = 40;
 /// `IPV6_SRCRT_TYPE_4`: segment routing header (RFC 8754).
 const SRCRT_TYPE_4: u8 = 4;
 
-/// Room for a header that is written here; an IPv6 packet with more extension headers keeps the first of them.
+/// Room for a header that is written here; an IPv6 packet with more extension headers keeps the
+/// first of them.
 pub(crate) const HEADER_MAX: usize = 160;
 
 /// An IP header written here.
@@ -106,8 +108,8 @@ fn finish_ipv4(header: &mut [u8]) {
     put(header, 10, &sum.to_be_bytes());
 }
 
-/// The IPv4 header that `__ip_queue_xmit()` will write for `skb`, without identification, and without the time in a
-/// time stamp option.
+/// The IPv4 header that `__ip_queue_xmit()` will write for `skb`, without identification, and
+/// without the time in a time stamp option.
 pub(crate) fn ipv4(out: &Ipv4Output<'_>, skb: &SkBuff) -> Header {
     let options = out.options();
     let mut h = Header::new();
@@ -144,7 +146,8 @@ pub(crate) fn ipv4(out: &Ipv4Output<'_>, skb: &SkBuff) -> Header {
 #[cfg(CONFIG_IPV6)]
 pub(crate) fn ipv6(out: &Ipv6Output<'_>, skb: &SkBuff) -> Header {
     let routing = out.routing();
-    // RFC 8200, 4.1: the order on the wire. The kernel sends the first destination options with a route only.
+    // RFC 8200, 4.1: the order on the wire. The kernel sends the first destination options with a
+    // route only.
     let chain = [
         (NEXTHDR_HOP, out.hop_by_hop()),
         (NEXTHDR_DEST, routing.and(out.routing_dest_opts())),

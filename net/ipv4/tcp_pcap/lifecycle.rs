@@ -2,14 +2,15 @@
 
 //! When a history begins and ends.
 //!
-//! | event                      | effect                                                  |
-//! |----------------------------|---------------------------------------------------------|
-//! | socket created             | sizes of `net.ipv4.tcp_pcap_packets`, if not 0          |
-//! | option set                 | size of one direction, at once; on a listener: for children; all freed when both are 0 |
-//! | child of a listener        | sizes of the listener                                   |
-//! | `listen()`                 | packets freed, sizes kept                               |
-//! | disconnect                 | packets freed, numbers start over, sizes kept           |
-//! | socket destroyed           | all freed                                               |
+//! | event               | effect                                                     |
+//! |---------------------|------------------------------------------------------------|
+//! | socket created      | sizes of `net.ipv4.tcp_pcap_packets`, if not 0             |
+//! | option set          | size of one direction, at once; on a listener for children |
+//! | both sizes set to 0 | all freed                                                  |
+//! | child of a listener | sizes of the listener                                      |
+//! | `listen()`          | packets freed, sizes kept                                  |
+//! | disconnect          | packets freed, numbers start over, sizes kept              |
+//! | socket destroyed    | all freed                                                  |
 
 use crate::{
     abi::layout::{detach, Capture, Dir, Owner, Present, Slots, Sysctls},
@@ -81,17 +82,19 @@ impl Prepared {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `ENOBUFS` at the limit of memory. A ring can always be made smaller: for want of memory it then loses
-    /// packets, and counts them.
+    /// `ENOMEM`; `ENOBUFS` at the limit of memory. A ring can always be made smaller: for want of
+    /// memory it then loses packets, and counts them.
     pub(crate) fn new(n: u32, present: Present) -> Result<Self> {
         let mut slots = Slots::new(n);
         let mut capture = None;
         match present {
             Present::Nothing if n != 0 => capture = Some(Capture::new(GFP_KERNEL)?),
             // Records will move in under the socket's lock, where nothing may sleep.
-            Present::Slots(size) => slots
-                .populate(GFP_KERNEL)
-                .or_else(|e| if n < size { Ok(()) } else { Err(e) })?,
+            Present::Slots(size) => {
+                slots
+                    .populate(GFP_KERNEL)
+                    .or_else(|e| if n < size { Ok(()) } else { Err(e) })?
+            }
             _ => {}
         }
         Ok(Self { capture, slots })
@@ -100,8 +103,8 @@ impl Prepared {
 
 /// Sets the size of one direction to `n`. The socket is locked by the caller.
 ///
-/// Returns what is left over, to be dropped after unlock; or what was prepared, if it does not fit the socket any more
-/// because another thread was faster.
+/// Returns what is left over, to be dropped after unlock; or what was prepared, if it does not fit
+/// the socket any more because another thread was faster.
 pub(crate) fn set_size(
     sk: &TcpSock,
     dir: Dir,

@@ -2,8 +2,9 @@
 
 //! Hard limits: what all histories together may hold.
 //!
-//! An [`Account`] is charged before something is kept and released after it was given back, so that what is kept is
-//! never more than what is charged, and what is charged never more than the maximum.
+//! An [`Account`] is charged before something is kept and released after it was given back, so that
+//! what is kept is never more than what is charged, and what is charged never more than the
+//! maximum.
 
 use crate::abi::layout::Account;
 use core::mem;

@@ -2,9 +2,10 @@
 
 //! A retained packet: headers copied, payload referenced.
 //!
-//! A record is an skb of our own. Its head holds the description (`struct tcp_pcap_rec`), the IP and TCP headers, and
-//! payload that fits the rest; payload that does not is referenced where it lies, page by page. A clone of the stack's
-//! skb would hold the payload too, but change what the stack may do with it.
+//! A record is an skb of our own. Its head holds the description (`struct tcp_pcap_rec`), the IP
+//! and TCP headers, and payload that fits the rest; payload that does not is referenced where it
+//! lies, page by page. A clone of the stack's skb would hold the payload too, but change what the
+//! stack may do with it.
 
 use crate::{
     abi::layout::{
@@ -81,8 +82,8 @@ impl Record {
 
     /// Makes this the record of `packet`; what it held before is given back.
     ///
-    /// `rec` describes the packet but for what this function finds out: what of it is kept, and why not all. At most
-    /// `snaplen` bytes of payload are kept. Returns why there is less.
+    /// `rec` describes the packet but for what this function finds out: what of it is kept, and why
+    /// not all. At most `snaplen` bytes of payload are kept. Returns why there is less.
     pub(crate) fn fill(&mut self, rec: Rec, packet: &Packet<'_>, snaplen: Option<usize>) -> Why {
         self.clear();
 
@@ -125,8 +126,10 @@ impl Record {
         };
         let short = !whole || kept.copied.saturating_add(kept.referenced) < payload;
 
-        self.0
-            .set_linear(REC_LEN, at.saturating_sub(REC_LEN).saturating_add(kept.copied));
+        self.0.set_linear(
+            REC_LEN,
+            at.saturating_sub(REC_LEN).saturating_add(kept.copied),
+        );
         self.0
             .set_transport_header(u16::try_from(REC_LEN.saturating_add(ip.len())).unwrap_or(0));
         let rec = Rec {
@@ -144,7 +147,8 @@ impl Record {
         why
     }
 
-    /// Keeps `want` bytes of the payload that starts `offset` bytes into `skb`: in the head, from `at` on, or in frags.
+    /// Keeps `want` bytes of the payload that starts `offset` bytes into `skb`: in the head, from
+    /// `at` on, or in frags.
     fn payload(&mut self, skb: &SkBuff, offset: usize, want: usize, at: usize) -> Kept {
         if want == 0 {
             return Kept::nothing(Why::Not);
@@ -180,7 +184,11 @@ impl Record {
                 }
             }
             Err(why) => {
-                let readable = if skb.frags_readable() { want } else { in_linear };
+                let readable = if skb.frags_readable() {
+                    want
+                } else {
+                    in_linear
+                };
                 self.copy(skb, offset, readable.min(room), at, why)
             }
         }
@@ -201,7 +209,8 @@ impl Record {
         }
     }
 
-    /// References the pages of the payload that does not go into the head. Returns the pages charged for them.
+    /// References the pages of the payload that does not go into the head. Returns the pages
+    /// charged for them.
     ///
     /// # Errors
     ///
@@ -234,7 +243,12 @@ impl Record {
         };
         let skip = if head.is_some() { 0 } else { in_linear };
         // Bytes of linear payload behind what is wanted belong to no frag.
-        let frags = || parts(Iterator::chain(head.into_iter(), skb.frags()), want.saturating_sub(skip));
+        let frags = || {
+            parts(
+                Iterator::chain(head.into_iter(), skb.frags()),
+                want.saturating_sub(skip),
+            )
+        };
 
         let mut pages = 0usize;
         for frag in frags() {
@@ -300,10 +314,7 @@ fn append(head: &mut [u8], at: usize, bytes: &[u8]) -> usize {
 }
 
 /// The first `len` bytes of a sequence of frags.
-fn parts<'a>(
-    frags: impl Iterator<Item = Frag<'a>>,
-    len: usize,
-) -> impl Iterator<Item = Frag<'a>> {
+fn parts<'a>(frags: impl Iterator<Item = Frag<'a>>, len: usize) -> impl Iterator<Item = Frag<'a>> {
     let mut left = len;
     frags.map_while(move |frag| {
         let frag = frag.truncated(left);

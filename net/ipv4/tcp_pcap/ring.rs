@@ -2,9 +2,10 @@
 
 //! The last packets of one direction.
 //!
-//! A packet goes to the slot that its serial number names, and so pushes out the oldest. The old record is taken out
-//! of the slot, filled again, and put back: a full ring turns over without an allocation. In between the slot is empty,
-//! so that whoever looks, on another CPU or in a vmcore, sees whole records or none.
+//! A packet goes to the slot that its serial number names, and so pushes out the oldest. The old
+//! record is taken out of the slot, filled again, and put back: a full ring turns over without an
+//! allocation. In between the slot is empty, so that whoever looks, on another CPU or in a vmcore,
+//! sees whole records or none.
 
 use crate::{
     abi::layout::{gfp_packet, Counter, Dir, Owner, Rec, Slots, Why},
@@ -46,8 +47,8 @@ fn describe(sk: &TcpSock, dir: Dir, time: u64, packet: &Packet<'_>) -> Rec {
 
 /// Records a packet of a socket.
 ///
-/// Context: softirq, or process context with the socket locked. Does not sleep. Without memory the packet is lost and
-/// counted.
+/// Context: softirq, or process context with the socket locked. Does not sleep. Without memory the
+/// packet is lost and counted.
 pub(crate) fn record(
     sk: &TcpSock,
     owner: &mut Owner<'_>,
@@ -94,7 +95,8 @@ pub(crate) fn record(
     ring.advance();
 }
 
-/// Exchanges the slots of one direction for `new`, and moves the youngest records over, as many as fit.
+/// Exchanges the slots of one direction for `new`, and moves the youngest records over, as many as
+/// fit.
 ///
 /// Returns the old slots with what is left in them, to be dropped where that takes no lock's time.
 pub(crate) fn resize(owner: &mut Owner<'_>, dir: Dir, new: Slots) -> Slots {
@@ -194,7 +196,16 @@ mod tests {
 
     #[test]
     fn keeps_the_last_n_and_counts_the_rest() -> Result {
-        for (size, sent) in [(1, 0), (1, 1), (1, 5), (5, 4), (5, 5), (5, 6), (64, 200), (600, 1300)] {
+        for (size, sent) in [
+            (1, 0),
+            (1, 1),
+            (1, 5),
+            (5, 4),
+            (5, 5),
+            (5, 6),
+            (64, 200),
+            (600, 1300),
+        ] {
             let start = used();
             let sock = TestSock::new()?;
             lifecycle::begin_for_test(sock.sk(), 0, size)?;
@@ -206,7 +217,10 @@ mod tests {
             assert_eq!(ring.get(Counter::Captured), sent);
             assert_eq!(ring.get(Counter::Evicted), sent.saturating_sub(size));
             assert_eq!(ring.get(Counter::Lost), 0);
-            assert_eq!(drain(&mut owner, Dir::Out)?, range(sent.saturating_sub(size), sent)?);
+            assert_eq!(
+                drain(&mut owner, Dir::Out)?,
+                range(sent.saturating_sub(size), sent)?
+            );
             drop(sock);
             assert_eq!(used(), start);
         }
@@ -337,7 +351,9 @@ mod tests {
             record(sock.sk(), &mut owner, Dir::Out, 77, &packet, 0, snaplen);
             let mut ring = owner.ring(Dir::Out);
             let serial = ring.next() - 1;
-            let r = ring.with_slots(|slots| slots.take_if(serial)).ok_or(EINVAL)?;
+            let r = ring
+                .with_slots(|slots| slots.take_if(serial))
+                .ok_or(EINVAL)?;
             let rec = r.rec().ok_or(EINVAL)?;
             let kept = snaplen.map_or(6, |s| s.min(6));
             assert_eq!(r.skb().len(), 40 + kept);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Received packets, as `tcp_rcv_established()` and `tcp_rcv_state_process()` find them: before any check of sequence
-//! numbers, so that what is about to be rejected is kept too.
+//! Received packets, as `tcp_rcv_established()` and `tcp_rcv_state_process()` find them: before any
+//! check of sequence numbers, so that what is about to be rejected is kept too.
 
 use crate::{
     abi::layout::{merged_ack_and_flags, Dir, Owner, Sysctls, F_IPV6, F_LEN_FIXED, F_MERGED},
@@ -23,8 +23,9 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
         Some(6) => F_IPV6,
         _ => 0,
     };
-    // Segments merged on their way here: by GRO, which leaves the checksum of the first unless a device is to finish
-    // it, or by tcp_add_backlog(), which changes the headers of the first only in part.
+    // Segments merged on their way here: by GRO, which leaves the checksum of the first unless a
+    // device is to finish it, or by tcp_add_backlog(), which changes the headers of the first only
+    // in part.
     let length_differs = !ip::has_length(header, total);
     let merged = merged_ack_and_flags(skb);
     if length_differs

@@ -2,13 +2,15 @@
 
 //! TCP_PCAP: the last packets of every TCP connection.
 //!
-//! A packet comes in through [`abi`], where C meets Rust; [`rx`] or [`tx`] sees what lies before its TCP header;
-//! [`ring`] finds the slot it goes to and takes the oldest packet out of it; [`record`] refills that with the new
-//! packet's headers and references to its payload, within the limits of [`limit`].
+//! A packet comes in through [`abi`], where C meets Rust; [`rx`] or [`tx`] sees what lies before
+//! its TCP header; [`ring`] finds the slot it goes to and takes the oldest packet out of it;
+//! [`record`] refills that with the new packet's headers and references to its payload, within the
+//! limits of [`limit`].
 //!
 //! [`config`] holds what a socket may ask for, [`lifecycle`] when a history begins and ends.
 //!
-//! C header: [`include/net/tcp_pcap.h`](srctree/include/net/tcp_pcap.h), which decides the layout in memory.
+//! C header: [`include/net/tcp_pcap.h`](srctree/include/net/tcp_pcap.h), which decides the layout
+//! in memory.
 
 #![deny(unsafe_code)]
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sent packets, as `__tcp_transmit_skb()` is about to hand them to the network layer: with a complete TCP header, but
-//! for the checksum, and without an IP header.
+//! Sent packets, as `__tcp_transmit_skb()` is about to hand them to the network layer: with a
+//! complete TCP header, but for the checksum, and without an IP header.
 
 use crate::{
     abi::layout::{Dir, Owner, Sysctls, F_IPV6, F_SYNTH},

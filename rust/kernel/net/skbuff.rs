@@ -4,9 +4,10 @@
 //!
 //! Two types wrap `struct sk_buff`:
 //!
-//! - [`SkBuff`] is a buffer of the network stack, borrowed for the duration of a call: it can be read, never changed.
-//! - [`PrivateSkBuff`] is a buffer that belongs to us alone and that the stack never sees: its linear part can be
-//!   written, and it can hold references to pages of other buffers.
+//! - [`SkBuff`] is a buffer of the network stack, borrowed for the duration of a call: it can be
+//!   read, never changed.
+//! - [`PrivateSkBuff`] is a buffer that belongs to us alone and that the stack never sees: its
+//!   linear part can be written, and it can hold references to pages of other buffers.
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
@@ -47,8 +48,8 @@ pub enum IpSummed {
 ///
 /// # Invariants
 ///
-/// Points at a valid `struct sk_buff` that nobody changes while this reference exists, and whose linear part is
-/// initialised from the network header to the tail.
+/// Points at a valid `struct sk_buff` that nobody changes while this reference exists, and whose
+/// linear part is initialised from the network header to the tail.
 #[repr(transparent)]
 pub struct SkBuff(Opaque<bindings::sk_buff>);
 
@@ -57,8 +58,8 @@ impl SkBuff {
     ///
     /// # Safety
     ///
-    /// For the duration of `'a`, `ptr` is valid, its headers and frags are not changed, and its network header, if it
-    /// is set, lies in the linear part.
+    /// For the duration of `'a`, `ptr` is valid, its headers and frags are not changed, and its
+    /// network header, if it is set, lies in the linear part.
     #[inline]
     pub unsafe fn from_raw<'a>(ptr: *const bindings::sk_buff) -> &'a Self {
         // SAFETY: By the safety requirements; `SkBuff` is transparent over `sk_buff`.
@@ -73,7 +74,8 @@ impl SkBuff {
 
     #[inline]
     fn shinfo(&self) -> &bindings::skb_shared_info {
-        // SAFETY: By the type invariant the buffer is valid; every buffer has a shared info, which does not change.
+        // SAFETY: By the type invariant the buffer is valid; every buffer has a shared info, which
+        // does not change.
         unsafe { &*bindings::skb_shinfo(self.as_raw()) }
     }
 
@@ -101,12 +103,13 @@ impl SkBuff {
     #[inline]
     pub fn linear(&self) -> &[u8] {
         let len = self.len().saturating_sub(self.data_len());
-        // SAFETY: By the type invariant `data` points at `len - data_len` initialised bytes which do not change.
+        // SAFETY: By the type invariant `data` points at `len - data_len` initialised bytes which
+        // do not change.
         unsafe { slice::from_raw_parts((*self.as_raw()).data, len) }
     }
 
-    /// The bytes between the network header and `data`: the IP header with options or extension headers, when `data`
-    /// is at the transport header.
+    /// The bytes between the network header and `data`: the IP header with options or extension
+    /// headers, when `data` is at the transport header.
     ///
     /// Empty if the network header is not before `data`.
     #[inline]
@@ -114,7 +117,8 @@ impl SkBuff {
         // SAFETY: By the type invariant.
         let off = unsafe { bindings::skb_network_offset(self.as_raw()) };
         let len = usize::try_from(off.wrapping_neg()).unwrap_or(0);
-        // SAFETY: By the type invariant the network header lies `len` bytes before `data` in the linear part.
+        // SAFETY: By the type invariant the network header lies `len` bytes before `data` in the
+        // linear part.
         unsafe { slice::from_raw_parts((*self.as_raw()).data.wrapping_sub(len), len) }
     }
 
@@ -122,19 +126,15 @@ impl SkBuff {
     ///
     /// # Errors
     ///
-    /// `EFAULT` if the buffer has not that many bytes or its frags cannot be read. `to` may then be partly written.
+    /// `EFAULT` if the buffer has not that many bytes or its frags cannot be read. `to` may then be
+    /// partly written.
     #[inline]
     pub fn copy_bits(&self, offset: usize, to: &mut [u8]) -> Result {
         let offset = c_int::try_from(offset)?;
         let len = c_int::try_from(to.len())?;
         // SAFETY: By the type invariant the buffer is valid; `to` can be written for `len` bytes.
         to_result(unsafe {
-            bindings::skb_copy_bits(
-                self.as_raw(),
-                offset,
-                to.as_mut_ptr().cast::<c_void>(),
-                len,
-            )
+            bindings::skb_copy_bits(self.as_raw(), offset, to.as_mut_ptr().cast::<c_void>(), len)
         })
     }
 
@@ -184,7 +184,8 @@ impl SkBuff {
         unsafe { bindings::skb_is_decrypted(self.as_raw()) }
     }
 
-    /// Whether the frags are pages of user space, for which somebody waits (`MSG_ZEROCOPY`, io_uring).
+    /// Whether the frags are pages of user space, for which somebody waits (`MSG_ZEROCOPY`,
+    /// io_uring).
     #[inline]
     pub fn is_zerocopy(&self) -> bool {
         const ZEROCOPY: u32 = bindings::SKBFL_ZEROCOPY_ENABLE
@@ -226,7 +227,8 @@ impl SkBuff {
         info.frags.iter().take(nr).filter_map(|f| {
             // SAFETY: By the type invariant the first `nr_frags` frags are valid.
             let page = unsafe { bindings::skb_frag_page(f) };
-            // INVARIANT: The buffer holds a reference to the page and is not changed while it is borrowed.
+            // INVARIANT: The buffer holds a reference to the page and is not changed while it is
+            // borrowed.
             Some(Frag {
                 page: NonNull::new(page)?,
                 offset: f.offset,
@@ -238,7 +240,8 @@ impl SkBuff {
 
     /// Bytes of the linear part from `offset` bytes after `data` on, as a frag.
     ///
-    /// `None` if the linear part does not lie in a page that can be referenced, or `offset` is behind its end.
+    /// `None` if the linear part does not lie in a page that can be referenced, or `offset` is
+    /// behind its end.
     #[inline]
     pub fn linear_frag(&self, offset: usize) -> Option<Frag<'_>> {
         // SAFETY: By the type invariant.
@@ -246,11 +249,13 @@ impl SkBuff {
             return None;
         }
         let bytes = self.linear().get(offset..)?;
-        // SAFETY: The linear part of a buffer with `head_frag` lies in the direct mapping, in one compound page.
+        // SAFETY: The linear part of a buffer with `head_frag` lies in the direct mapping, in one
+        // compound page.
         let page = NonNull::new(unsafe { bindings::virt_to_head_page(bytes.as_ptr().cast()) })?;
         // SAFETY: `page` is a valid page of the direct mapping.
         let base = unsafe { bindings::page_address(page.as_ptr()) } as usize;
-        // INVARIANT: The buffer's head is a reference to the page and is not changed while it is borrowed.
+        // INVARIANT: The buffer's head is a reference to the page and is not changed while it is
+        // borrowed.
         Some(Frag {
             page,
             offset: u32::try_from((bytes.as_ptr() as usize).checked_sub(base)?).ok()?,
@@ -312,14 +317,14 @@ impl Frag<'_> {
 
 /// A buffer of our own that the stack never sees.
 ///
-/// Its head is initialised memory that can be written at will; the packet is a part of the head, then pages of other
-/// buffers. Dropping it is no packet drop: it is consumed.
+/// Its head is initialised memory that can be written at will; the packet is a part of the head,
+/// then pages of other buffers. Dropping it is no packet drop: it is consumed.
 ///
 /// # Invariants
 ///
-/// The buffer is valid and owned by this value alone: one user, not cloned, no `dst`, no device, no socket, no
-/// destructor, `pp_recycle` off. Its head is initialised. Each of its frags holds one page reference taken by
-/// `get_page()`.
+/// The buffer is valid and owned by this value alone: one user, not cloned, no `dst`, no device, no
+/// socket, no destructor, `pp_recycle` off. Its head is initialised. Each of its frags holds one
+/// page reference taken by `get_page()`.
 ///
 /// # Examples
 ///
@@ -356,7 +361,8 @@ impl PrivateSkBuff {
             let len = bindings::skb_end_offset(skb.as_ptr()) as usize;
             (*skb.as_ptr()).head.write_bytes(0, len);
         }
-        // INVARIANT: A new buffer has one user and none of the other attributes; its head was just initialised.
+        // INVARIANT: A new buffer has one user and none of the other attributes; its head was just
+        // initialised.
         let skb = Self(skb);
         if skb.as_skb().is_pfmemalloc() {
             return Err(AllocError);
@@ -417,7 +423,8 @@ impl PrivateSkBuff {
         unsafe { slice::from_raw_parts_mut((*self.0.as_ptr()).head, len) }
     }
 
-    /// Makes `len` bytes of the head, from `offset` on, the linear part of the packet. Both are cut to the head.
+    /// Makes `len` bytes of the head, from `offset` on, the linear part of the packet. Both are cut
+    /// to the head.
     ///
     /// The network header is at its start.
     #[inline]
@@ -425,8 +432,8 @@ impl PrivateSkBuff {
         let offset = offset.min(self.head_len());
         let len = len.min(self.head_len() - offset);
         let skb = self.0.as_ptr();
-        // SAFETY: By the type invariant the buffer is ours, and `offset + len` lies within its head. Both fit an
-        // `int`, as a head is smaller than 4 GiB.
+        // SAFETY: By the type invariant the buffer is ours, and `offset + len` lies within its
+        // head. Both fit an `int`, as a head is smaller than 4 GiB.
         unsafe {
             (*skb).data = (*skb).head.add(offset);
             bindings::skb_set_tail_pointer(skb, len as c_int);
@@ -461,7 +468,8 @@ impl PrivateSkBuff {
         let len = len.checked_add(frag.len).ok_or(ENOSPC)?;
         let offset = c_int::try_from(frag.offset)?;
         let frag_len = c_int::try_from(frag.len)?;
-        // SAFETY: By the invariant of `Frag` there is a reference to the page, so another one can be taken.
+        // SAFETY: By the invariant of `Frag` there is a reference to the page, so another one can
+        // be taken.
         // INVARIANT: The new frag holds the reference taken here.
         unsafe {
             bindings::get_page(frag.page.as_ptr());
@@ -490,8 +498,8 @@ impl PrivateSkBuff {
         let info = unsafe { &mut *bindings::skb_shinfo(skb) };
         let nr = usize::from(core::mem::take(&mut info.nr_frags));
         for frag in info.frags.iter().take(nr) {
-            // SAFETY: By the type invariant each frag holds a reference to its page, which is given back once since
-            // `nr_frags` is 0 now.
+            // SAFETY: By the type invariant each frag holds a reference to its page, which is given
+            // back once since `nr_frags` is 0 now.
             unsafe { bindings::put_page(bindings::skb_frag_page(frag)) };
         }
         // SAFETY: By the type invariant the buffer is ours.

@@ -4,8 +4,10 @@
 //!
 //! Two types wrap a TCP socket:
 //!
-//! - [`TcpSock`] is a socket owned by the caller: locked, or in softirq with nobody else at it. Its state stands still.
-//! - [`Ipv4Output`] and [`Ipv6Output`] are what the network layer will write into the IP header of its next packet.
+//! - [`TcpSock`] is a socket owned by the caller: locked, or in softirq with nobody else at it. Its
+//!   state stands still.
+//! - [`Ipv4Output`] and [`Ipv6Output`] are what the network layer will write into the IP header of
+//!   its next packet.
 //!
 //! C headers: [`include/linux/tcp.h`](srctree/include/linux/tcp.h),
 //! [`include/net/inet_sock.h`](srctree/include/net/inet_sock.h),
@@ -37,7 +39,8 @@ pub struct TcpSock(Opaque<bindings::tcp_sock>);
 /// Reads a field of the socket that others may write.
 macro_rules! read_once {
     ($place:expr) => {
-        // SAFETY: By the type invariant the socket is valid; the field has a size that is read at once.
+        // SAFETY: By the type invariant the socket is valid; the field has a size that is read at
+        // once.
         unsafe { addr_of!($place).read_volatile() }
     };
 }
@@ -47,8 +50,9 @@ impl TcpSock {
     ///
     /// # Safety
     ///
-    /// `ptr` is a valid, full TCP socket (not a request or a time-wait socket) for the duration of `'a`, and the caller
-    /// owns it: it is locked by the caller, or locked for softirq without an owner, or not yet visible to others.
+    /// `ptr` is a valid, full TCP socket (not a request or a time-wait socket) for the duration of
+    /// `'a`, and the caller owns it: it is locked by the caller, or locked for softirq without an
+    /// owner, or not yet visible to others.
     #[inline]
     pub unsafe fn from_raw<'a>(ptr: *const bindings::sock) -> &'a Self {
         // SAFETY: By the safety requirements; `struct tcp_sock` starts with its `struct sock`.
@@ -161,7 +165,8 @@ impl TcpSock {
 
     #[inline]
     fn dst(&self) -> *mut bindings::dst_entry {
-        // SAFETY: By the type invariant the caller owns the socket, which keeps the cached route alive.
+        // SAFETY: By the type invariant the caller owns the socket, which keeps the cached route
+        // alive.
         unsafe { bindings::__sk_dst_get(self.as_raw()) }
     }
 
@@ -170,7 +175,8 @@ impl TcpSock {
     pub fn ipv4_output(&self, skb: &SkBuff) -> Ipv4Output<'_> {
         let inet = self.inet();
         let dst = self.dst();
-        // SAFETY: By the type invariant the caller owns the socket, whose options can then not be exchanged.
+        // SAFETY: By the type invariant the caller owns the socket, whose options can then not be
+        // exchanged.
         let opt = unsafe { (*inet).inet_opt };
         let ttl = i32::from(read_once!((*inet).uc_ttl));
         let (ttl, dont_fragment) = if dst.is_null() {
@@ -225,9 +231,9 @@ impl TcpSock {
         let dst = self.dst();
         // SAFETY: By the type invariant; a socket that sends IPv6 has the IPv6 part.
         let np = unsafe { bindings::inet6_sk(sk) };
-        // SAFETY: By the type invariant the caller owns the socket, whose options can then not be exchanged, and whose
-        // flow is the one the packet is sent with. `ip6_make_flowlabel()` only fills in a missing hash of the packet,
-        // which `ip6_xmit()` does right after.
+        // SAFETY: By the type invariant the caller owns the socket, whose options can then not be
+        // exchanged, and whose flow is the one the packet is sent with. `ip6_make_flowlabel()` only
+        // fills in a missing hash of the packet, which `ip6_xmit()` does right after.
         unsafe {
             let flow_label = bindings::ip6_make_flowlabel(
                 net,
@@ -284,7 +290,8 @@ impl Ipv4Output<'_> {
     #[inline]
     pub fn options(&self) -> &[u8] {
         let Some(opt) = self.opt() else { return &[] };
-        // SAFETY: The kernel allocates options with `optlen` bytes of data; they live as long as the borrow.
+        // SAFETY: The kernel allocates options with `optlen` bytes of data; they live as long as
+        // the borrow.
         unsafe {
             slice::from_raw_parts(
                 addr_of!((*self.opt).opt.__data).cast(),
@@ -300,15 +307,16 @@ impl Ipv4Output<'_> {
         (opt.srr != 0).then(|| (usize::from(opt.srr), opt.faddr.to_ne_bytes()))
     }
 
-    /// Where a record route option starts that takes this host's address, in bytes from the start of the IP header.
+    /// Where a record route option starts that takes this host's address, in bytes from the start
+    /// of the IP header.
     #[inline]
     pub fn record_route(&self) -> Option<usize> {
         let opt = self.opt()?;
         (opt.rr_needaddr() != 0).then_some(usize::from(opt.rr))
     }
 
-    /// Where a time stamp option starts, in bytes from the start of the IP header, and whether it takes this host's
-    /// address.
+    /// Where a time stamp option starts, in bytes from the start of the IP header, and whether it
+    /// takes this host's address.
     #[inline]
     pub fn timestamp(&self) -> Option<(usize, bool)> {
         let opt = self.opt()?;
@@ -336,8 +344,9 @@ pub struct Ipv6Output<'a> {
 #[cfg(CONFIG_IPV6)]
 impl<'a> Ipv6Output<'a> {
     fn header(&self, hdr: *const bindings::ipv6_opt_hdr) -> Option<&'a [u8]> {
-        // SAFETY: Options of a socket that the caller owns do not change; an extension header is at least 8 bytes, and
-        // its length, which the kernel checked when it was set, lies in its second byte (RFC 8200, 4.2).
+        // SAFETY: Options of a socket that the caller owns do not change; an extension header is at
+        // least 8 bytes, and its length, which the kernel checked when it was set, lies in its
+        // second byte (RFC 8200, 4.2).
         let len = usize::from(unsafe { hdr.as_ref() }?.hdrlen);
         // SAFETY: As above.
         Some(unsafe { slice::from_raw_parts(hdr.cast(), (len + 1) * 8) })

@@ -2,7 +2,9 @@
 
 //! What C calls: see `include/net/tcp_pcap.h` for when.
 
-use super::layout::{enable, Dir, gfp_packet, may_exceed_max, present, sizes_of, with_lock, Owner, Sysctls};
+use super::layout::{
+    enable, gfp_packet, may_exceed_max, present, sizes_of, with_lock, Dir, Owner, Sysctls,
+};
 use crate::{config, lifecycle, rx, tx};
 use core::ptr::NonNull;
 use kernel::{
@@ -13,8 +15,8 @@ use kernel::{
 
 /// # Safety
 ///
-/// The caller owns `sk`, whose history is `pcap`; `skb` is a packet received on it, `data` at its TCP header, its
-/// network header before that in the linear part.
+/// The caller owns `sk`, whose history is `pcap`; `skb` is a packet received on it, `data` at its
+/// TCP header, its network header before that in the linear part.
 #[export]
 pub(super) unsafe extern "C" fn tcp_pcap_capture_rx(
     sk: *mut bindings::sock,
@@ -33,8 +35,8 @@ pub(super) unsafe extern "C" fn tcp_pcap_capture_rx(
 
 /// # Safety
 ///
-/// The caller owns `sk`, whose history is `pcap`; `skb` is a packet of it, complete from the TCP header on, which is
-/// at `data`.
+/// The caller owns `sk`, whose history is `pcap`; `skb` is a packet of it, complete from the TCP
+/// header on, which is at `data`.
 #[export]
 pub(super) unsafe extern "C" fn tcp_pcap_capture_tx(
     sk: *mut bindings::sock,
@@ -51,7 +53,8 @@ pub(super) unsafe extern "C" fn tcp_pcap_capture_tx(
     }
 }
 
-/// Sets `TCP_PCAP_IN` or `TCP_PCAP_OUT`; returns 0 or a negative errno, after which nothing has changed.
+/// Sets `TCP_PCAP_IN` or `TCP_PCAP_OUT`; returns 0 or a negative errno, after which nothing has
+/// changed.
 ///
 /// # Safety
 ///
@@ -81,7 +84,8 @@ unsafe fn setsockopt(sk: *mut bindings::sock, optname: c_int, val: c_int) -> Res
         enable();
     }
 
-    // Another thread may give the socket a history, or take the last record out of it, between preparation and lock.
+    // Another thread may give the socket a history, or take the last record out of it, between
+    // preparation and lock.
     for _ in 0..3 {
         // SAFETY: By the safety requirements.
         let present = unsafe { present(sk, dir) };
@@ -102,7 +106,10 @@ unsafe fn setsockopt(sk: *mut bindings::sock, optname: c_int, val: c_int) -> Res
 ///
 /// `sk` is a valid TCP socket.
 #[export]
-pub(super) unsafe extern "C" fn tcp_pcap_getsockopt(sk: *const bindings::sock, optname: c_int) -> c_int {
+pub(super) unsafe extern "C" fn tcp_pcap_getsockopt(
+    sk: *const bindings::sock,
+    optname: c_int,
+) -> c_int {
     // SAFETY: By the safety requirements.
     let (size_in, size_out) = unsafe { sizes_of(sk) };
     match config::dir_of_option(optname) {
@@ -123,7 +130,8 @@ pub(super) unsafe extern "C" fn __tcp_pcap_init_sock(sk: *mut bindings::sock) {
 
 /// # Safety
 ///
-/// `listener` is a valid TCP socket; `child` is a new one that nobody else knows and that has no history.
+/// `listener` is a valid TCP socket; `child` is a new one that nobody else knows and that has no
+/// history.
 #[export]
 pub(super) unsafe extern "C" fn __tcp_pcap_inherit(
     listener: *const bindings::sock,

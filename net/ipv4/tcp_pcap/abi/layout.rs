@@ -2,9 +2,9 @@
 
 //! Safe types over what debuggers read.
 //!
-//! Who may do what, as in DESIGN of the subsystem (Documentation/networking/tcp_pcap.rst): the owner of a socket is the
-//! only one who changes its history, and holds [`Owner`] as evidence; slots alone are shared with others, and change
-//! hands by `xchg()`.
+//! Who may do what, as in DESIGN of the subsystem (Documentation/networking/tcp_pcap.rst): the
+//! owner of a socket is the only one who changes its history, and holds [`Owner`] as evidence;
+//! slots alone are shared with others, and change hands by `xchg()`.
 //!
 //! C header: [`include/net/tcp_pcap.h`](srctree/include/net/tcp_pcap.h)
 
@@ -34,7 +34,8 @@ use kernel::{
 /// `struct tcp_pcap_rec`.
 pub(crate) type Rec = bindings::tcp_pcap_rec;
 
-/// For allocation while a packet is in our hands: never sleeps, never touches the emergency reserves.
+/// For allocation while a packet is in our hands: never sleeps, never touches the emergency
+/// reserves.
 pub(crate) fn gfp_packet() -> Flags {
     GFP_NOWAIT | __GFP_NOMEMALLOC | __GFP_NOWARN
 }
@@ -85,8 +86,8 @@ pub(crate) const REC_LEN: usize = size_of::<Rec>();
 #[repr(transparent)]
 struct RecBytes(Rec);
 
-// SAFETY: `struct tcp_pcap_rec` is made of integers, without padding (a C assertion pins its size, its last member
-// ends there).
+// SAFETY: `struct tcp_pcap_rec` is made of integers, without padding (a C assertion pins its size,
+// its last member ends there).
 unsafe impl AsBytes for RecBytes {}
 // SAFETY: As above; any bits are valid integers.
 unsafe impl FromBytes for RecBytes {}
@@ -113,7 +114,8 @@ unsafe impl Sync for Account {}
 impl Account {
     /// Pages of frags: `net.ipv4.tcp_pcap_frags`.
     pub(crate) fn frags() -> &'static Self {
-        // SAFETY: A C variable, never freed; `Account` is transparent over its type and allows any change.
+        // SAFETY: A C variable, never freed; `Account` is transparent over its type and allows any
+        // change.
         unsafe { &*addr_of!(bindings::tcp_pcap_frags).cast() }
     }
 
@@ -157,8 +159,8 @@ type Slot = Atomic<*mut bindings::sk_buff>;
 ///
 /// # Invariants
 ///
-/// - `chunks` is null, or points at `nr_chunks(size)` pointers, charged; each of these is null, or points at
-///   `chunk_slots(size, i)` slots, charged.
+/// - `chunks` is null, or points at `nr_chunks(size)` pointers, charged; each of these is null, or
+///   points at `chunk_slots(size, i)` slots, charged.
 /// - A slot holds null, or the skb of a record that was forgotten (`PrivateSkBuff::into_raw`).
 pub(crate) struct Slots {
     chunks: *mut *mut Slot,
@@ -258,7 +260,8 @@ impl Slots {
         }
         // SAFETY: `s < size`, so by the type invariant there is a pointer for its chunk.
         let c = NonNull::new(unsafe { *self.chunks.add(s / CHUNK_SLOTS) })?;
-        // SAFETY: `s < size`, so by the type invariant the chunk has this slot; it lives as long as `self`.
+        // SAFETY: `s < size`, so by the type invariant the chunk has this slot; it lives as long as
+        // `self`.
         Some(unsafe { c.add(s % CHUNK_SLOTS).as_ref() })
     }
 
@@ -287,7 +290,8 @@ impl Slots {
         None
     }
 
-    /// Puts a record into the slot of `serial`, whose chunk is allocated if need be. What was in it is freed.
+    /// Puts a record into the slot of `serial`, whose chunk is allocated if need be. What was in it
+    /// is freed.
     ///
     /// # Errors
     ///
@@ -309,7 +313,10 @@ impl Slots {
     /// Records in it now.
     pub(crate) fn count(&self) -> u64 {
         (0..u64::from(self.size))
-            .filter(|s| self.get(*s).is_some_and(|slot| !slot.load(Relaxed).is_null()))
+            .filter(|s| {
+                self.get(*s)
+                    .is_some_and(|slot| !slot.load(Relaxed).is_null())
+            })
             .count() as u64
     }
 }
@@ -334,7 +341,8 @@ impl Drop for Slots {
     }
 }
 
-/// The history of a socket, in the hands of the socket's owner: nobody else changes it meanwhile, slots excepted.
+/// The history of a socket, in the hands of the socket's owner: nobody else changes it meanwhile,
+/// slots excepted.
 ///
 /// # Invariants
 ///
@@ -383,7 +391,8 @@ impl<'a> Owner<'a> {
     ///
     /// `pcap` is the history of `sk`.
     pub(super) unsafe fn from_raw(_sk: &'a TcpSock, pcap: NonNull<bindings::tcp_pcap>) -> Self {
-        // INVARIANT: By the safety requirements, and because `TcpSock` means that the caller owns the socket.
+        // INVARIANT: By the safety requirements, and because `TcpSock` means that the caller owns
+        // the socket.
         Self {
             pcap,
             _sock: PhantomData,
@@ -539,7 +548,8 @@ impl Ring<'_> {
 
     /// Exchanges the slots.
     ///
-    /// Under the lock of the shard, because others than the owner look at slots under that lock only.
+    /// Under the lock of the shard, because others than the owner look at slots under that lock
+    /// only.
     pub(crate) fn swap_slots(&mut self, new: Slots) -> Slots {
         let new = ManuallyDrop::new(new);
         let r = self.ring.as_ptr();
@@ -605,17 +615,15 @@ impl Capture {
         let pcap = KBox::into_raw(unsafe { ptr::read(&me.0) });
         // Which CPU it is does not matter, as long as it is not always the same.
         let i = (CpuId::current().as_u32() % SHARDS) as u16;
-        // SAFETY: `pcap` is valid and ours; the shard's lock protects its list; the caller owns the socket.
+        // SAFETY: `pcap` is valid and ours; the shard's lock protects its list; the caller owns the
+        // socket.
         unsafe {
             (*pcap).sk = sk.as_raw();
             (*pcap).netns_cookie = sk.net_cookie();
             (*pcap).shard = i;
             if let Some(s) = shard(i) {
                 bindings::spin_lock_bh(addr_of_mut!((*s).lock));
-                bindings::list_add_tail(
-                    addr_of_mut!((*pcap).node),
-                    addr_of_mut!((*s).captures),
-                );
+                bindings::list_add_tail(addr_of_mut!((*pcap).node), addr_of_mut!((*s).captures));
                 bindings::spin_unlock_bh(addr_of_mut!((*s).lock));
             }
             set_history(sk, pcap);
@@ -638,8 +646,8 @@ impl Drop for Capture {
 pub(crate) fn detach(sk: &TcpSock) {
     let Some(owner) = Owner::of(sk) else { return };
     let pcap = owner.pcap.as_ptr();
-    // SAFETY: By the invariant of `Owner`; nobody finds the history once it is unlinked, but for those who found it
-    // under RCU before, and it is freed after them.
+    // SAFETY: By the invariant of `Owner`; nobody finds the history once it is unlinked, but for
+    // those who found it under RCU before, and it is freed after them.
     unsafe {
         set_history(sk, ptr::null_mut());
         if let Some(s) = shard((*pcap).shard) {
@@ -691,7 +699,8 @@ pub(crate) enum Present {
 pub(super) unsafe fn present(sk: *mut bindings::sock, dir: Dir) -> Present {
     let _rcu = rcu::read_lock();
     let tp = sk.cast::<bindings::tcp_sock>();
-    // SAFETY: By the safety requirements; a history is freed after a grace period, and its words are read at once.
+    // SAFETY: By the safety requirements; a history is freed after a grace period, and its words
+    // are read at once.
     unsafe {
         let pcap = Atomic::from_ptr(addr_of_mut!((*tp).pcap)).load(Acquire);
         if pcap.is_null() {
@@ -708,7 +717,8 @@ pub(super) unsafe fn present(sk: *mut bindings::sock, dir: Dir) -> Present {
     }
 }
 
-/// `net.ipv4.tcp_pcap_packets`, `tcp_pcap_packets_max` and `tcp_pcap_snaplen` of a socket's namespace.
+/// `net.ipv4.tcp_pcap_packets`, `tcp_pcap_packets_max` and `tcp_pcap_snaplen` of a socket's
+/// namespace.
 pub(crate) struct Sysctls<'a>(&'a TcpSock);
 
 impl<'a> Sysctls<'a> {
@@ -740,7 +750,8 @@ impl<'a> Sysctls<'a> {
     }
 }
 
-/// Whether the caller may exceed `tcp_pcap_packets_max`: CAP_NET_ADMIN in the initial user namespace.
+/// Whether the caller may exceed `tcp_pcap_packets_max`: CAP_NET_ADMIN in the initial user
+/// namespace.
 pub(crate) fn may_exceed_max() -> bool {
     // SAFETY: Called in process context only, by the option handler.
     unsafe { bindings::capable(bindings::CAP_NET_ADMIN as c_int) }
@@ -767,12 +778,12 @@ pub(super) unsafe fn with_lock<R>(sk: *mut bindings::sock, f: impl FnOnce(&TcpSo
     }
 }
 
-/// The acknowledgement number and the flags with which TCP treats a received packet (`TCP_SKB_CB()`), if they are not
-/// those of its header: after a merge in the backlog they are those of the last segment, the header's those of the
-/// first.
+/// The acknowledgement number and the flags with which TCP treats a received packet
+/// (`TCP_SKB_CB()`), if they are not those of its header: after a merge in the backlog they are
+/// those of the last segment, the header's those of the first.
 pub(crate) fn merged_ack_and_flags(skb: &SkBuff) -> Option<(u32, u8)> {
-    // SAFETY: The hooks in the receive path come after `tcp_v4_fill_cb()` or its IPv6 counterpart, which write all of
-    // it; the control buffer is aligned to 8 bytes and large enough.
+    // SAFETY: The hooks in the receive path come after `tcp_v4_fill_cb()` or its IPv6 counterpart,
+    // which write all of it; the control buffer is aligned to 8 bytes and large enough.
     let (ack, flags) = unsafe {
         let cb = addr_of!((*skb.as_raw()).cb).cast::<bindings::tcp_skb_cb>();
         ((*cb).ack_seq, (*cb).tcp_flags as u8)

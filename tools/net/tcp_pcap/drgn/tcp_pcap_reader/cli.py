@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from drgn import MissingDebugInfoError, Program
+
+from .clock import Clock, read_clock
+from .filters import add_filters, matches, selector
+from .layout import Layout, no_debug_info
+from .owners import Owners
+from .packets import Gap, in_order, read_packet
+from .report import FAILED, Report, Unreadable
+from .sockets import Socket, describe
+from .text import LIST_HEADER, SHOW_HEADER, Conversation, list_row, show_head, table
+from .walk import captures
+
+DESCRIPTION = """\
+Read the packet histories that a kernel with CONFIG_TCP_PCAP keeps of its TCP sockets,
+from a vmcore or from the memory of the running kernel."""
+
+EXAMPLES = """\
+examples:
+  tcp_pcap.py -c vmcore -s vmlinux list
+  tcp_pcap.py -c vmcore -s vmlinux list --state ESTABLISHED --port 80
+  tcp_pcap.py -c vmcore -s vmlinux show 3
+  tcp_pcap.py -c vmcore -s vmlinux show --last 20 10.0.0.1:40000-10.0.0.2:80
+  tcp_pcap.py -c vmcore -s vmlinux export -o all.pcapng
+  tcp_pcap.py -c vmcore -s vmlinux export -o - --pid 1234 | tshark -r -
+  drgn -k -s vmlinux tcp_pcap.py list
+
+exit status: 0 complete; 1 partial, some memory was missing or damaged and a warning
+on stderr says what; 2 nothing could be read, or the command line is wrong"""
+
+SELECTOR_HELP = (
+    "index as 'list' prints it, address (0x..) of the struct sock or tcp_pcap, or LOCAL:PORT-REMOTE:PORT "
+    "with IPv6 addresses in brackets"
+)
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add list, show and export."""
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, description: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=description,
+            epilog="examples:\n" + example,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name != "list":
+            command.add_argument("socket", nargs="*", type=selector, metavar="SOCKET", help=SELECTOR_HELP)
+        add_filters(command)
+        return command
+
+    add(
+        "list",
+        "one line per socket with a history",
+        "Print one line per socket with a history: KEPT packets of those the ring has room for, CAPTURED since\n"
+        "it was created, HEADERS: without payload, LOST for want of memory, RECLAIMED under memory pressure.\n"
+        "A listener has sizes only, which its accepted sockets inherit. A state in brackets is that of the last\n"
+        "packet of a socket that is gone.",
+        "  tcp_pcap.py -c vmcore -s vmlinux list --comm 'nginx*'\n"
+        "  tcp_pcap.py -c vmcore -s vmlinux list --addr 10.0.0.0/8 --netns init",
+    )
+    show = add(
+        "show",
+        "one line per packet of a socket",
+        "Print one line per packet: time since the first one, direction, serial number in its ring, flags, relative\n"
+        "sequence numbers, payload bytes, window ('*?': scale unknown), TCP state and what the sender knew when the\n"
+        "packet passed. Packets that are missing have a line of their own.",
+        "  tcp_pcap.py -c vmcore -s vmlinux show 3\n"
+        "  tcp_pcap.py -c vmcore -s vmlinux show --last 20 --port 80 --state ESTABLISHED",
+    )
+    show.add_argument("--last", type=_count, metavar="N", help="only the last N lines of each socket")
+    export = add(
+        "export",
+        "write pcapng",
+        "Write pcapng for Wireshark: one interface per socket, in its description the owner. Without SOCKET and\n"
+        "filter every socket is written: a connection within this host has two, and each of its packets is there\n"
+        "twice, once per interface. Name one socket, or use Wireshark's frame.interface_id, to see it once.",
+        "  tcp_pcap.py -c vmcore -s vmlinux export -o stuck.pcapng 3\n"
+        "  tcp_pcap.py -c vmcore -s vmlinux export -o - --port 80 | tshark -r -",
+    )
+    export.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write, '-' for a pipe")
+
+
+def _count(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is no count")
+
+
+def make_parser(opens_program: bool) -> argparse.ArgumentParser:
+    """
+    The parser for all arguments.
+
+    :param opens_program: False if drgn has opened the vmcore already
+    """
+    parser = argparse.ArgumentParser(
+        prog="tcp_pcap.py" if opens_program else "tcp_pcap",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if opens_program:
+        what = parser.add_argument_group("what to read").add_mutually_exclusive_group(required=True)
+        what.add_argument("-c", "--core", metavar="VMCORE", help="a vmcore")
+        what.add_argument("-k", "--kernel", action="store_true", help="the running kernel (as root)")
+        parser.add_argument(
+            "-s", "--symbols", metavar="VMLINUX", action="append", help="vmlinux of that kernel, with debugging information"
+        )
+        parser.add_argument("--vmcoreinfo", metavar="FILE", help="text of the VMCOREINFO note, for a vmcore without it")
+    add_commands(parser)
+    return parser
+
+
+# Opening
+
+
+def open_program(args: argparse.Namespace) -> Program:
+    """:raises Unreadable: it cannot be opened, or its debugging information is not there"""
+    logging.getLogger("drgn").setLevel(logging.ERROR)
+    core = args.core or "/proc/kcore"
+    try:
+        vmcoreinfo = None
+        if args.vmcoreinfo:
+            with open(args.vmcoreinfo, "rb") as file:
+                vmcoreinfo = file.read()
+        for path in args.symbols or []:
+            with open(path, "rb"):
+                pass
+        prog = Program(vmcoreinfo=vmcoreinfo)
+        if args.kernel:
+            prog.set_kernel()
+        else:
+            prog.set_core_dump(args.core)
+    except PermissionError as error:
+        raise Unreadable(f"{error}\nReading the running kernel takes root." if args.kernel else str(error)) from None
+    except Exception as error:  # libelf's are of no narrower class.
+        raise Unreadable(_cannot_open(core, error)) from None
+    try:
+        prog.load_debug_info(args.symbols or [], main=True)
+    except MissingDebugInfoError:
+        raise Unreadable(no_debug_info(prog)) from None
+    except Exception as error:  # libelf's are of no narrower class.
+        raise Unreadable(f"cannot load debugging information: {error}") from None
+    return prog
+
+
+def _cannot_open(core: str, error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot open {error.filename}: {error.strerror}"
+    return (
+        f"cannot open {core}: {error}\n"
+        "It must be a complete vmcore in ELF or kdump form, with a VMCOREINFO note. A copy that was cut short has the\n"
+        "size of the original no longer: compare them."
+    )
+
+
+# Commands
+
+
+class Reader:
+    """One run: what to read, and what went wrong."""
+
+    def __init__(self, prog: Program) -> None:
+        self.layout = Layout(prog)
+        self.report = Report()
+        self.clock = Clock(None, None)
+
+    def run(self, args: argparse.Namespace) -> int:
+        """
+        Run a command.
+
+        :return: exit status
+        """
+        if args.command == "show" and not (args.socket or _has_filter(args)):
+            raise Unreadable("say which SOCKET to show, or give a filter; 'list' prints all")
+        if args.command == "export":
+            _check_output(args.output)
+        sockets = self._sockets(args)
+        if not sockets and args.command != "list":
+            self.report.note("no socket matches")
+        if args.command == "list":
+            self._list(sockets)
+        elif args.command == "show":
+            self._read_clock()
+            self._show(sockets, args.last)
+        else:
+            self._read_clock()
+            self._export(sockets, args.output)
+        return self.report.finish()
+
+    def _read_clock(self) -> None:
+        self.clock = read_clock(self.layout.prog)
+        if self.clock.offset is None:
+            self.report.damage("the time of day cannot be found; times are those since boot")
+
+    def _sockets(self, args: argparse.Namespace) -> list[Socket]:
+        owners = Owners(self.layout.prog)
+        if not owners.complete:
+            self.report.damage("the files of some processes cannot be read; owners may be missing")
+        found = (describe(self.layout, self.report, capture, owners) for capture in captures(self.layout, self.report))
+        return [socket for socket in found if matches(args, socket)]
+
+    @staticmethod
+    def _list(sockets: Sequence[Socket]) -> None:
+        for line in table([LIST_HEADER, *map(list_row, sockets)]):
+            print(line)
+
+    def _show(self, sockets: Sequence[Socket], last: int | None) -> None:
+        for number, socket in enumerate(sockets):
+            if number:
+                print()
+            lines = []
+            for item in in_order(self.layout, self.report, socket.capture):
+                line = item if isinstance(item, Gap) else read_packet(self.layout, self.report, socket.capture, item)
+                if line:
+                    lines.append(line)
+            packets = [line for line in lines if not isinstance(line, Gap)]
+            for text in show_head(socket, self.clock, [packet.record.time for packet in packets]):
+                print(text)
+            conversation = Conversation(socket, packets)
+            print(SHOW_HEADER)
+            if last and len(lines) > last:
+                print(f"{'...':>14} {len(lines) - last} lines before")
+            for line in lines[-last:] if last else lines:
+                print(conversation.gap(line) if isinstance(line, Gap) else conversation.line(line))
+
+    def _export(self, sockets: Sequence[Socket], output: str) -> None:
+        recorded = [socket for socket in sockets if any(ring.next for ring in socket.capture.rings.values())]
+        if output == "-":
+            sys.stdout.flush()
+            self._write(sys.stdout.buffer, recorded)
+            return
+        try:
+            with open(output, "wb") as stream:
+                written = self._write(stream, recorded)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Unreadable(f"cannot write {output}: {error.strerror or error}") from None
+        self.report.note(f"{written} packets of {len(recorded)} sockets written to {output}")
+
+    def _write(self, stream: BinaryIO, sockets: list[Socket]) -> int:
+        from .export import Exporter
+
+        return Exporter(self.layout, self.report, self.clock, stream).write(sockets)
+
+
+def _has_filter(args: argparse.Namespace) -> bool:
+    return any((args.addr, args.port, args.pid, args.comm, args.netns, args.state))
+
+
+def _check_output(output: str) -> None:
+    try:
+        import pcapng  # noqa: F401
+    except ImportError:
+        raise Unreadable("'export' needs the Python package python-pcapng: pip install python-pcapng==2.1.1") from None
+    if output == "-" and sys.stdout.isatty():
+        raise Unreadable("not writing pcapng to a terminal; give '-o FILE', or a pipe")
+
+
+def run(prog: Program, args: argparse.Namespace) -> int:
+    """
+    Run a command on an open program.
+
+    :return: exit status
+    """
+    return Reader(prog).run(args)
+
+
+def main(argv: Sequence[str], prog: Program | None = None) -> int:
+    """
+    The whole command line. Whatever the memory holds, this ends with a message and a status.
+
+    :param prog: what drgn has opened, if it has
+    :return: exit status
+    """
+    try:
+        args = make_parser(prog is None).parse_args(argv)
+        status = run(prog or open_program(args), args)
+        sys.stdout.flush()
+        return status
+    except Unreadable as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # A reader of garbage must not end with a traceback.
+        if os.environ.get("TCP_PCAP_DEBUG"):
+            raise
+        return _fail(f"unexpected {type(error).__name__}: {error}\nTCP_PCAP_DEBUG=1 shows where.")
+
+
+def _fail(text: str) -> int:
+    print("tcp_pcap: " + text.replace("\n", "\n  "), file=sys.stderr)
+    return FAILED

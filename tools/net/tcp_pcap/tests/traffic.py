@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""
+Connections for a vmcore. Run in a guest that is about to panic: returns when everything has happened that shall be found.
+
+Each connection has a port of its own, so that a test can name it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+TCP_PCAP_OUT = 47
+TCP_PCAP_IN = 48
+PACKETS = 64
+
+PORT_BULK = 5001
+PORT_SMALL = 5002
+PORT_V6 = 5003
+PORT_MAPPED = 5004
+PORT_STUCK = 5005
+PORT_RESET = 5006
+PORT_WRAP = 5007
+PORT_SHARED = 5008
+
+BULK = bytes(range(256)) * 4096
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+def connect(port: int, family: int = socket.AF_INET, address: str = "127.0.0.1") -> Pair:
+    """A connection: both of its ends."""
+    with socket.create_server((address, port), family=family, dualstack_ipv6=False) as server:
+        client = socket.create_connection((address, port))
+        return client, server.accept()[0]
+
+
+def receive(end: socket.socket, size: int) -> None:
+    """Read and drop."""
+    while size:
+        size -= len(end.recv(min(size, 65536)))
+
+
+def exchange(pair: Pair, request: bytes, response: bytes) -> None:
+    """A request and its response."""
+    client, server = pair
+    client.sendall(request)
+    receive(server, len(request))
+    server.sendall(response)
+    receive(client, len(response))
+
+
+def bulk() -> Pair:
+    """Enough for super-segments."""
+    pair = connect(PORT_BULK)
+    client, server = pair
+    if os.fork() == 0:
+        client.sendall(BULK)
+        os._exit(0)
+    receive(server, len(BULK))
+    os.wait()
+    return pair
+
+
+def mapped() -> Pair:
+    """IPv4 on sockets of IPv6."""
+    server = socket.socket(socket.AF_INET6)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("::", PORT_MAPPED))
+    server.listen()
+    client = socket.socket(socket.AF_INET6)
+    client.connect(("::ffff:127.0.0.1", PORT_MAPPED))
+    return client, server.accept()[0]
+
+
+def stuck() -> Pair:
+    """The peer does not read: its window closes, and probes go out."""
+    pair = connect(PORT_STUCK)
+    pair[0].setblocking(False)
+    try:
+        while True:
+            pair[0].send(BULK)
+    except BlockingIOError:
+        return pair
+
+
+def reset() -> Pair:
+    """The peer closes with RST."""
+    pair = connect(PORT_RESET)
+    exchange(pair, b"to be reset", b"yes")
+    pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair[1].close()
+    return pair
+
+
+def wrapped() -> Pair:
+    """A ring of 5 that turned over, set by the application."""
+    pair = connect(PORT_WRAP)
+    pair[0].setsockopt(socket.IPPROTO_TCP, TCP_PCAP_OUT, 5)
+    pair[0].setsockopt(socket.IPPROTO_TCP, TCP_PCAP_IN, 7)
+    for number in range(20):
+        exchange(pair, b"request %d" % number, b"response %d" % number)
+    return pair
+
+
+def everything() -> list[Pair]:
+    """All connections, left open."""
+    Path("/proc/sys/net/ipv4/tcp_pcap_packets").write_text(f"{PACKETS}\n", encoding="ascii")
+    pairs = [bulk(), connect(PORT_SMALL), connect(PORT_V6, socket.AF_INET6, "::1"), mapped(), stuck(), reset(), wrapped()]
+    exchange(pairs[1], b"a small request", b"a small response")
+    exchange(pairs[2], b"an IPv6 request", b"x" * 20000)
+    exchange(pairs[3], b"a mapped request", b"y" * 3000)
+    shared = connect(PORT_SHARED)
+    exchange(shared, b"shared", b"by two processes")
+    return [*pairs, shared]
+
+
+def main() -> int:
+    """:return: exit status"""
+    ready, done = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        Path("/proc/self/comm").write_text("tcp_pcap_holder", encoding="ascii")
+        pairs = everything()
+        if os.fork() == 0:
+            for pair in pairs[:-1]:
+                for end in pair:
+                    end.close()
+        time.sleep(1)
+        os.write(done, b"x")
+        time.sleep(3600)
+    os.close(done)
+    if not os.read(ready, 1):
+        print("traffic.py: the connections failed", file=sys.stderr)
+        return 1
+    time.sleep(1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

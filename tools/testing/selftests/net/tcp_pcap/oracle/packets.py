@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Packets and the files they come in."""
+
+import ipaddress
+import struct
+
+import dpkt.pcap
+from dpkt.pcapng import PCAPNG_BT_EPB, EnhancedPacketBlockLE
+
+FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
+NEXT_TCP, EXTENSIONS = 6, (0, 43, 60)
+ETHERNET = 14
+EPB_FLAGS, INBOUND = 2, 1
+
+
+class Packet:
+    """A TCP packet from its IP header on; what lies behind the headers may be cut."""
+
+    def __init__(self, raw, length, time):
+        self.raw, self.length, self.time = raw, length, time
+        self.version = raw[0] >> 4
+        if self.version == 4:
+            self.net_len = (raw[0] & 15) * 4
+            protocol = raw[9]
+            src, dst = raw[12:16], raw[16:20]
+        else:
+            self.net_len, protocol = 40, raw[6]
+            while protocol in EXTENSIONS:
+                protocol, blocks = raw[self.net_len], raw[self.net_len + 1]
+                self.net_len += 8 * (blocks + 1)
+            src, dst = raw[8:24], raw[24:40]
+        if protocol != NEXT_TCP:
+            raise ValueError(f"protocol {protocol}")
+        tcp = raw[self.net_len:]
+        sport, dport, self.seq, self.ack, offset, self.flags, self.window, _, self.urgent = struct.unpack_from("!HHIIBBHHH", tcp)
+        self.head_len = self.net_len + (offset >> 4) * 4
+        self.src, self.dst = (text(src), sport), (text(dst), dport)
+
+    @property
+    def payload_len(self):
+        return self.length - self.head_len
+
+    @property
+    def payload(self):
+        return self.raw[self.head_len:]
+
+    @property
+    def network(self):
+        return self.raw[:self.net_len]
+
+    @property
+    def transport(self):
+        """From the TCP header on, without its checksum."""
+        tcp = self.raw[self.net_len:]
+        return tcp[:16] + b"\0\0" + tcp[18:]
+
+    def __str__(self):
+        letters = "".join(c for i, c in enumerate("FSRPAUEW") if self.flags >> i & 1)
+        return f"[{letters} seq {self.seq} ack {self.ack} win {self.window} len {self.payload_len}]"
+
+
+def text(address):
+    return str(ipaddress.ip_address(address))
+
+
+def read_capture(path):
+    """{(source, destination): packets} of a file of tcpdump's."""
+    flows = {}
+    with open(path, "rb") as f:
+        for time, frame in dpkt.pcap.Reader(f):
+            try:
+                packet = Packet(frame[ETHERNET:], len(frame) - ETHERNET, time)
+            except ValueError:
+                continue
+            flows.setdefault((packet.src, packet.dst), []).append(packet)
+    return flows
+
+
+def read_export(path):
+    """{(local, remote, "in" or "out"): packets} of a pcapng; not by the library that the reader writes it with."""
+    flows = {}
+    with open(path, "rb") as f:
+        while head := f.read(8):
+            kind, length = struct.unpack("<II", head)
+            body = head + f.read(length - 8)
+            if kind != PCAPNG_BT_EPB:
+                continue
+            block = EnhancedPacketBlockLE(body)
+            time = (block.ts_high << 32 | block.ts_low) / 1e9
+            packet = Packet(block.pkt_data, block.pkt_len, time)
+            flags = next(option.data for option in block.opts if option.code == EPB_FLAGS)
+            direction = struct.unpack("<I", flags)[0] & 3
+            key = (packet.dst, packet.src, "in") if direction == INBOUND else (packet.src, packet.dst, "out")
+            flows.setdefault(key, []).append(packet)
+    return flows

@@ -1,0 +1,782 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Guest side of the oracle: real connections, captured by tcpdump on both ends.
+
+One process runs all scenarios, since sockets must stay open: a history ends with its socket. What was done is written
+to manifest.json for compare.py. The captures are stopped and copied to the output folder; then, with --panic, the
+kernel is crashed with every history in it.
+
+    a --veth-- b              "direct": the sender's super-segments are seen whole on both ends
+    c --veth-- r --veth-- d   "routed": packets of one MSS on the wire, merged by GRO at the ends; netem in r, which
+                              is neither end: at the sender's own egress it drops before tcpdump sees the packet
+"""
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import json
+import mmap
+import os
+import random
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+import traceback
+
+TCP_PCAP_OUT, TCP_PCAP_IN = 47, 48
+CLONE_NEWNET = 0x40000000
+IP_OPTIONS, IP_MTU_DISCOVER, IPV6_FLOWLABEL_MGR, IPV6_FLOWINFO_SEND, IPV6_AUTOFLOWLABEL = 4, 10, 32, 33, 70
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+SO_ZEROCOPY, MSG_ZEROCOPY, MSG_FASTOPEN = 60, 0x4000000, 0x20000000
+ENOPROTOOPT = 92
+
+DIRECT, ROUTED = ("a", "b"), ("c", "d")
+ADDR = {
+    "a": {4: "10.1.0.1", 6: "fd01::1"}, "b": {4: "10.1.0.2", 6: "fd01::2"},
+    "c": {4: "10.2.0.1", 6: "fd02::1"}, "d": {4: "10.3.0.1", 6: "fd03::1"},
+}
+CAPTURED = {"a": "veth_a", "b": "veth_b", "c": "veth_c", "d": "veth_d"}
+NAMESPACES = "abcdr"
+SERVER_PORTS, CLIENT_PORTS = 10000, 40000
+
+libc = ctypes.CDLL(None, use_errno=True)
+data_source = random.Random(7).randbytes(1 << 20)
+
+
+# Network -------------------------------------------------------------------------------------------------------------
+
+class Net:
+    """The namespaces; enter() moves the calling thread."""
+
+    def __init__(self):
+        self.fds = {"init": os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)}
+        for ns in NAMESPACES:
+            if libc.unshare(CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "unshare")
+            self.fds[ns] = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def enter(self, ns):
+        if libc.setns(self.fds[ns], CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
+
+    def run(self, ns, *cmd, text=None):
+        self.enter(ns)
+        subprocess.run(cmd, input=text, text=True, check=True)
+
+    def ip(self, ns, script):
+        self.run(ns, "ip", "-batch", "-", text=script)
+
+    def sysctl(self, ns, **values):
+        self.enter(ns)
+        for name, value in values.items():
+            with open(f"/proc/sys/net/{name.replace('__', '/')}", "w") as f:
+                f.write(str(value))
+
+    def offload(self, ns, dev, **on):
+        """ethtool -K, without the need for the program."""
+        command = {"gro": 0x2c, "gso": 0x24, "tso": 0x1f}
+        self.enter(ns)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            for what, value in on.items():
+                arg = ctypes.create_string_buffer(struct.pack("=II", command[what], value))
+                fcntl.ioctl(s, 0x8946, struct.pack("16sP", dev.encode(), ctypes.addressof(arg)))
+
+    def netem(self, *args):
+        """What packets of the routed pair suffer, both ways; none: nothing."""
+        for dev in ("veth_rc", "veth_rd"):
+            if args:
+                self.run("r", "tc", "qdisc", "replace", "dev", dev, "root", "netem", "limit", "10000", *args)
+            else:
+                self.run("r", "tc", "qdisc", "del", "dev", dev, "root")
+
+    def coalesced(self, ns):
+        self.enter(ns)
+        with open("/proc/thread-self/net/netstat") as f:
+            names, values = [line.split() for line in f if line.startswith("TcpExt:")]
+        return int(values[names.index("TCPBacklogCoalesce")])
+
+    def up(self):
+        # A namespace is named by a file descriptor of ours, so that ip needs no files of its own.
+        path = {ns: f"/proc/{os.getpid()}/fd/{fd}" for ns, fd in self.fds.items()}
+        self.ip("a", f"link add veth_a type veth peer name veth_b netns {path['b']}")
+        self.ip("r", f"link add veth_rc type veth peer name veth_c netns {path['c']}\n"
+                     f"link add veth_rd type veth peer name veth_d netns {path['d']}")
+        for ns, dev, v4, v6 in (("a", "veth_a", "10.1.0.1", "fd01::1"), ("b", "veth_b", "10.1.0.2", "fd01::2"),
+                                ("c", "veth_c", "10.2.0.1", "fd02::1"), ("d", "veth_d", "10.3.0.1", "fd03::1")):
+            self.sysctl(ns, ipv6__conf__default__accept_dad=0)
+            self.ip(ns, f"addr add {v4}/24 dev {dev}\naddr add {v6}/64 dev {dev} nodad\n"
+                        f"link set lo up\nlink set {dev} up")
+        self.ip("r", "addr add 10.2.0.2/24 dev veth_rc\naddr add fd02::2/64 dev veth_rc nodad\n"
+                     "addr add 10.3.0.2/24 dev veth_rd\naddr add fd03::2/64 dev veth_rd nodad\n"
+                     "link set veth_rc up\nlink set veth_rd up")
+        self.sysctl("r", ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
+        self.ip("c", "route add default via 10.2.0.2\nroute add default via fd02::2")
+        self.ip("d", "route add default via 10.3.0.2\nroute add default via fd03::2")
+        for ns, dev in (("c", "veth_c"), ("d", "veth_d")):
+            self.offload(ns, dev, tso=0, gso=0, gro=1)
+        for dev in ("veth_rc", "veth_rd"):
+            self.offload("r", dev, tso=0, gso=0, gro=0)
+
+
+# Connections ---------------------------------------------------------------------------------------------------------
+
+class End:
+    def __init__(self, ns, role, sock, n_in, n_out):
+        self.ns, self.role, self.sock, self.n_in, self.n_out = ns, role, sock, n_in, n_out
+
+    def describe(self):
+        return {"ns": self.ns, "file": f"{self.ns}.pcap", "role": self.role, "n": {"in": self.n_in, "out": self.n_out}}
+
+
+class World:
+    """What scenarios use; records what they do."""
+
+    def __init__(self, net):
+        self.net, self.connections, self.kept, self.next_port = net, [], [], SERVER_PORTS
+        self.missing = False
+        self.scenario = None
+
+    def port(self):
+        self.next_port += 1
+        return self.next_port
+
+    def size(self, sock, n_in, n_out):
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_PCAP_IN, n_in)
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_PCAP_OUT, n_out)
+        except OSError as e:
+            if e.errno != ENOPROTOOPT:
+                raise
+            self.missing = True
+
+    def socket(self, ns, ip):
+        self.net.enter(ns)
+        s = socket.socket(socket.AF_INET if ip == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+        s.settimeout(20)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return s
+
+    @staticmethod
+    def address(ns, ip):
+        return f"::ffff:{ADDR[ns][4]}" if ip == "mapped" else ADDR[ns][ip]
+
+    def pair(self, pair, ip, n, n_in=None, setup=None, sized=True, fastopen=None, active=None, **expect):
+        """A connection from pair[0] to pair[1]: (client, server). setup(sock, role) sees each socket before it is used."""
+        n_in = n if n_in is None else n_in
+        listener, client = self.socket(pair[1], ip), active or self.socket(pair[0], ip)
+        for s, role in ((listener, "passive"), (client, "active")):
+            if sized:
+                self.size(s, n_in, n)
+            if setup:
+                setup(s, role)
+        listener.bind((self.address(pair[1], ip), self.port()))
+        listener.listen(16)
+        to = listener.getsockname()
+        # Ports that are the same in every run: tshark guesses protocols by them.
+        client.bind((self.address(pair[0], ip), to[1] + CLIENT_PORTS))
+        if fastopen is None:
+            client.connect(to)
+        else:
+            client.settimeout(None)
+            client.sendto(fastopen, MSG_FASTOPEN, to)
+            client.settimeout(20)
+        server = listener.accept()[0]
+        server.settimeout(20)
+        listener.close()
+        for s in (client, server):
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.keep(ip, End(pair[0], "active", client, n_in, n), End(pair[1], "passive", server, n_in, n), **expect)
+        return client, server
+
+    def keep(self, ip, first, second, **expect):
+        """Enter a connection into the manifest; expect: see compare.py."""
+        self.kept += [first.sock, second.sock]
+        ends = [first.describe(), second.describe()]
+        ends[0]["local"] = ends[1]["remote"] = plain(first.sock.getsockname())
+        ends[1]["local"] = ends[0]["remote"] = plain(second.sock.getsockname())
+        self.connections.append({"scenario": self.scenario, "ip": ip, "ends": ends, "expect": expect})
+
+    def run(self, scenario, name):
+        self.scenario = name
+        first = len(self.connections)
+        before = {ns: self.net.coalesced(ns) for ns in CAPTURED}
+        error = None
+        started = time.monotonic()
+        try:
+            scenario(self)
+        except Exception:
+            error = traceback.format_exc()
+            print(f"{name}: {error}", file=sys.stderr)
+        moved = {ns: self.net.coalesced(ns) - before[ns] for ns in CAPTURED}
+        for connection in self.connections[first:]:
+            connection["coalesced"] = moved
+        print(f"{name}: {time.monotonic() - started:.2f} s", file=sys.stderr)
+        return {"name": name, "error": error, "coalesced": moved}
+
+
+def plain(address):
+    return [address[0].removeprefix("::ffff:"), address[1]]
+
+
+def receive(sock, length):
+    got = bytearray()
+    while len(got) < length:
+        part = sock.recv(length - len(got))
+        if not part:
+            raise EOFError(f"{len(got)} of {length} bytes")
+        got += part
+    return got
+
+
+def talk(client, server, rounds, request=120, response=400):
+    for i in range(rounds):
+        client.sendall(data_source[i:i + request])
+        receive(server, request)
+        server.sendall(data_source[-request - i - response:][:response])
+        receive(client, response)
+
+
+def transfer(flows, seconds=30):
+    """Move bytes on [(sender, receiver, length)] at once."""
+    left = {}
+    for sender, receiver, length in flows:
+        left[sender], left[receiver] = left.get(sender, [0, 0]), left.get(receiver, [0, 0])
+        left[sender][0] += length
+        left[receiver][1] += length
+    end = time.monotonic() + seconds
+    try:
+        for s in left:
+            s.setblocking(False)
+        while any(a or b for a, b in left.values()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"still to move: {list(left.values())}")
+            readable, writable, _ = select.select([s for s in left if left[s][1]], [s for s in left if left[s][0]], [], 1)
+            for s in readable:
+                part = s.recv(min(left[s][1], 1 << 18))
+                if not part:
+                    raise EOFError(f"{left[s][1]} bytes missing")
+                left[s][1] -= len(part)
+            for s in writable:
+                at = left[s][0] % 4096
+                left[s][0] -= s.send(data_source[at:at + min(left[s][0], 1 << 17)])
+    finally:
+        for s in left:
+            s.settimeout(20)
+
+
+@contextlib.contextmanager
+def background(function, cpu=0):
+    """Run function in a thread of its own meanwhile."""
+    def run():
+        pin(0, cpu)
+        function()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    thread.join()
+
+
+def pin(pid, cpu):
+    """Between the ends of a plain veth nothing keeps the order of packets sent on two CPUs: what tcpdump saw first may
+    reach the socket last. So one CPU sends, but where NAPI (for GRO) keeps the order."""
+    os.sched_setaffinity(pid, {cpu % os.cpu_count()})
+
+
+# Scenarios -----------------------------------------------------------------------------------------------------------
+
+scenarios = []
+
+
+def scenario(function):
+    scenarios.append(function)
+    return function
+
+
+@scenario
+def requests(w):
+    """Requests and responses, rings of all sizes, one of each direction's own size."""
+    for ip in (4, 6, "mapped"):
+        talk(*w.pair(DIRECT, ip, 5), rounds=20)
+    for ip in (4, 6):
+        talk(*w.pair(DIRECT, ip, 1), rounds=3)
+        talk(*w.pair(DIRECT, ip, 64), rounds=10)
+        talk(*w.pair(DIRECT, ip, 64), rounds=80, request=1, response=900)
+        talk(*w.pair(DIRECT, ip, 3, n_in=40), rounds=50)
+        talk(*w.pair(ROUTED, ip, 16), rounds=20, request=700, response=3000)
+    talk(*w.pair(DIRECT, 4, 1024), rounds=1100, request=60, response=90)
+    talk(*w.pair(DIRECT, 6, 1024), rounds=540, request=300, response=600)
+
+
+@scenario
+def one_direction_only(w):
+    """A ring of size 0 is no ring."""
+    for ip in (4, 6):
+        talk(*w.pair(DIRECT, ip, 0, n_in=8), rounds=10)
+        talk(*w.pair(DIRECT, ip, 8, n_in=0), rounds=10)
+
+
+@scenario
+def by_sysctl(w):
+    """No option set: covered by net.ipv4.tcp_pcap_packets, which new sockets and children of a listener take."""
+    for ns in DIRECT:
+        if not w.missing:
+            w.net.sysctl(ns, ipv4__tcp_pcap_packets=7)
+    for ip in (4, 6):
+        talk(*w.pair(DIRECT, ip, 7, sized=False), rounds=10)
+    for ns in DIRECT:
+        if not w.missing:
+            w.net.sysctl(ns, ipv4__tcp_pcap_packets=0)
+
+
+@scenario
+def bulk(w):
+    """Super-segments as the sender built them: up, down, both at once."""
+    for ip in (4, 6, "mapped"):
+        c, s = w.pair(DIRECT, ip, 64)
+        transfer([(c, s, 3 << 20)])
+        c, s = w.pair(DIRECT, ip, 32)
+        transfer([(s, c, 1 << 20)])
+        c, s = w.pair(DIRECT, ip, 64)
+        transfer([(c, s, 1 << 20), (s, c, 1 << 20)])
+    c, s = w.pair(DIRECT, 4, 1024)
+    transfer([(c, s, 2 << 20), (s, c, 1 << 20)])
+
+
+@scenario
+def bulk_gro(w):
+    """Packets of one MSS, merged by GRO of the receiver."""
+    for ip in (4, 6):
+        c, s = w.pair(ROUTED, ip, 64)
+        transfer([(c, s, 1 << 20), (s, c, 300000)])
+    c, s = w.pair(ROUTED, 4, 1024)
+    transfer([(c, s, 2 << 20)])
+
+
+@scenario
+def backlog(w):
+    """Segments that arrive while the receiver owns its socket: the backlog merges them.
+
+    The owner is long in its copy: much data, to pages that must be allocated first. Behind a router, since a packet
+    straight from its sender is a clone, to which nothing can be added.
+    """
+    def setup(sock, role):
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 8 << 20)
+
+    size, small = 1 << 20, 80
+    for ip in (4, 6):
+        c, s = w.pair(ROUTED, ip, 64, setup=setup)
+        for _ in range(4):
+            c.sendall(data_source[:size])
+            while struct.unpack("i", fcntl.ioctl(s, termios.FIONREAD, bytes(4)))[0] < size:
+                time.sleep(0.01)
+            with mmap.mmap(-1, size) as fresh:
+                with background(lambda: s.recv_into(fresh), cpu=1):
+                    for i in range(small):
+                        c.sendall(data_source[i:i + 100])
+            receive(s, small * 100)
+
+
+@scenario
+def two_cpus(w):
+    """Both ends at work at once, each on a CPU of its own."""
+    size = 1 << 20
+    for ip in (4, 6):
+        for n in (64, 1024):
+            c, s = w.pair(ROUTED, ip, n)
+
+            def echo():
+                left = size
+                while left:
+                    part = s.recv(20000)
+                    left -= len(part)
+                    s.sendall(part[:len(part) // 4])
+
+            with background(echo, cpu=1):
+                with background(lambda: receive(c, size // 8)):
+                    c.sendall(data_source[:size])
+
+
+@scenario
+def zero_window(w):
+    """The receiver does not read: the window closes, probes follow, the window opens."""
+    ends = []
+    for ip in (4, 6):
+        c, s = w.pair(DIRECT, ip, 64, setup=lambda s, role: s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192))
+        c.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += c.send(data_source[:65536])
+        ends.append((c, s, sent))
+    time.sleep(1.5)
+    for c, s, sent in ends:
+        receive(s, sent)
+        c.settimeout(20)
+        talk(c, s, 3)
+
+
+@scenario
+def close(w):
+    """FIN from one side, then from the other; the descriptors stay, the packets too."""
+    for ip in (4, 6):
+        c, s = w.pair(DIRECT, ip, 64)
+        talk(c, s, 2)
+        c.shutdown(socket.SHUT_WR)
+        assert s.recv(1) == b""
+        s.sendall(b"last words")
+        s.shutdown(socket.SHUT_WR)
+        receive(c, 10)
+        assert c.recv(1) == b""
+
+
+@scenario
+def reset(w):
+    """RST by SO_LINGER 0, from either side: seen in the history of the other, the sender's own is gone."""
+    for ip in (4, 6):
+        for by_client in (True, False):
+            c, s = w.pair(DIRECT, ip, 64, gone=[0 if by_client else 1])
+            talk(c, s, 2)
+            by, other = (c, s) if by_client else (s, c)
+            by.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            w.kept.remove(by)
+            by.close()
+            try:
+                other.recv(1)
+            except ConnectionResetError:
+                pass
+        # Unread data at close: an RST too.
+        c, s = w.pair(DIRECT, ip, 8, gone=[1])
+        c.sendall(b"x" * 100)
+        time.sleep(0.05)
+        w.kept.remove(s)
+        s.close()
+        time.sleep(0.05)
+
+
+@scenario
+def options_ip(w):
+    """IPv4 options: each packet has a longer IP header."""
+    nops = bytes([1, 1, 1, 1, 148, 4, 0, 0, 1, 1, 1, 0])
+
+    def setup(sock, role):
+        sock.setsockopt(socket.IPPROTO_IP, IP_OPTIONS, nops if role == "active" else nops[:8])
+
+    c, s = w.pair(DIRECT, 4, 64, setup=setup)
+    talk(c, s, 5)
+    transfer([(c, s, 200000), (s, c, 200000)])
+    record_route = bytes([7, 11, 4] + [0] * 8 + [0])
+    c, s = w.pair(DIRECT, 4, 64, setup=lambda s, role: s.setsockopt(socket.IPPROTO_IP, IP_OPTIONS, record_route),
+                  rewritten_options=True)
+    talk(c, s, 5)
+
+
+@scenario
+def fields_ip(w):
+    """TOS and TTL, as set by the application, also changed on the way."""
+    def setup(sock, role):
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x88 if role == "active" else 0x28)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 17 if role == "active" else 255)
+
+    for pair in (DIRECT, ROUTED):
+        c, s = w.pair(pair, 4, 64, setup=setup)
+        talk(c, s, 5)
+        c.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x10)
+        c.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 33)
+        transfer([(c, s, 100000), (s, c, 100000)])
+    c, s = w.pair(DIRECT, 4, 64, setup=lambda s, role: s.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, 0))
+    talk(c, s, 5)
+
+
+@scenario
+def fields_ipv6(w):
+    """Traffic class, hop limit, flow label (none, automatic, chosen), extension headers."""
+    def setup(sock, role):
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 0xb8 if role == "active" else 0x20)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 33 if role == "active" else 255)
+
+    for label in (0, 1):
+        def setup_label(sock, role):
+            setup(sock, role)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, label)
+
+        c, s = w.pair(DIRECT, 6, 64, setup=setup_label)
+        talk(c, s, 5)
+        transfer([(c, s, 100000), (s, c, 100000)])
+
+    # A label of the application's: leased from the kernel, then named in connect().
+    c = w.socket("a", 6)
+    label = 0x2beef
+    address = socket.inet_pton(socket.AF_INET6, ADDR["b"][6])
+    c.setsockopt(socket.IPPROTO_IPV6, IPV6_FLOWLABEL_MGR,
+                 address + struct.pack("!I", label) + struct.pack("=BBHHHI", 0, 1, 1, 60, 60, 0))
+    c.setsockopt(socket.IPPROTO_IPV6, IPV6_FLOWINFO_SEND, 1)
+    w.size(c, 64, 64)
+    listener = w.socket("b", 6)
+    w.size(listener, 64, 64)
+    listener.bind((ADDR["b"][6], w.port()))
+    listener.listen(1)
+    c.connect((ADDR["b"][6], w.next_port, label, 0))
+    s = listener.accept()[0]
+    listener.close()
+    w.keep(6, End("a", "active", c, 64, 64), End("b", "passive", s, 64, 64))
+    talk(c, s, 5)
+
+    # Padding, and an option for experiments that receivers skip.
+    def setup_extensions(sock, role):
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, bytes([0, 1, 0x1e, 12] + [7] * 12))
+
+    c, s = w.pair(DIRECT, 6, 64, setup=setup_extensions)
+    talk(c, s, 5)
+    transfer([(c, s, 200000), (s, c, 200000)])
+
+
+@scenario
+def ecn(w):
+    """ECN negotiated; congestion marked on the way."""
+    for ns in "abcd":
+        w.net.sysctl(ns, ipv4__tcp_ecn=1)
+    ends = []
+    for ip in (4, 6):
+        c, s = w.pair(DIRECT, ip, 64)
+        talk(c, s, 5)
+        transfer([(c, s, 100000)])
+        ends.append(w.pair(ROUTED, ip, 256))
+    w.net.netem("loss", "10%", "ecn")
+    for c, s in ends:
+        transfer([(c, s, 200000), (s, c, 100000)])
+    w.net.netem()
+    for ns in "abcd":
+        w.net.sysctl(ns, ipv4__tcp_ecn=2)
+
+
+@scenario
+def fast_open(w):
+    """Data in the SYN: the accepted socket's history starts with it."""
+    for ns in DIRECT:
+        w.net.sysctl(ns, ipv4__tcp_fastopen=3)
+
+    def setup(sock, role):
+        if role == "passive":
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 8)
+
+    for ip in (4, 6):
+        # The first connection asks for the cookie, the second uses it.
+        for i in range(2):
+            c, s = w.pair(DIRECT, ip, 64, setup=setup, fastopen=data_source[:300], fast_open=i == 1)
+            receive(s, 300)
+            talk(c, s, 5)
+
+
+@scenario
+def syn_cookies(w):
+    """The accepted socket is made from the ACK alone."""
+    w.net.sysctl("b", ipv4__tcp_syncookies=2)
+    for ip in (4, 6):
+        talk(*w.pair(DIRECT, ip, 64), rounds=5)
+    w.net.sysctl("b", ipv4__tcp_syncookies=1)
+
+
+@scenario
+def urgent(w):
+    for ip in (4, 6):
+        c, s = w.pair(DIRECT, ip, 64)
+        talk(c, s, 2)
+        c.send(b"urgent", socket.MSG_OOB)
+        s.send(b"urgent", socket.MSG_OOB)
+        time.sleep(0.05)
+
+
+@scenario
+def send_file(w):
+    """Pages of a file, whose content may still change: headers only, on both ends (the page itself crosses the veth)."""
+    file = os.fdopen(os.memfd_create("file"), "w+b")
+    file.write(data_source[:400000])
+    file.flush()
+    for ip in (4, 6):
+        c, s = w.pair(DIRECT, ip, 64, why=["shared"])
+        talk(c, s, 2)
+        with background(lambda: c.sendfile(file, 0, 300000)):
+            receive(s, 300000)
+        talk(c, s, 2)
+
+
+@scenario
+def zero_copy(w):
+    """Pages of user space: the sender keeps headers only; veth gave the receiver a copy."""
+    for ip in (4, 6):
+        c, s = w.pair(DIRECT, ip, 64, why=["zerocopy"], why_ends=[0])
+        talk(c, s, 2)
+        c.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+
+        def sender():
+            sent = 0
+            while sent < 300000:
+                sent += c.send(data_source[sent:300000], MSG_ZEROCOPY)
+
+        with background(sender):
+            receive(s, 300000)
+        talk(c, s, 2)
+
+
+@scenario
+def snap_length(w):
+    for snaplen in (0, 100, 5000, -1):
+        for ns in DIRECT:
+            if not w.missing:
+                w.net.sysctl(ns, ipv4__tcp_pcap_snaplen=snaplen)
+        for ip in (4, 6):
+            c, s = w.pair(DIRECT, ip, 64, snaplen=snaplen)
+            talk(c, s, 5)
+            transfer([(c, s, 200000), (s, c, 100000)])
+
+
+@scenario
+def page_limit(w):
+    """At the limit of pinned pages, capture goes on with headers and what fits beside them."""
+    if w.missing:
+        return
+    w.net.enter("init")
+    with open("/proc/sys/net/ipv4/tcp_pcap_frags_max") as f:
+        before = f.read().strip()
+    w.net.sysctl("init", ipv4__tcp_pcap_frags_max=1)
+    for ip in (4, 6):
+        c, s = w.pair(DIRECT, ip, 64, why=["limit"])
+        talk(c, s, 5)
+        transfer([(c, s, 200000), (s, c, 100000)])
+    w.net.sysctl("init", ipv4__tcp_pcap_frags_max=before)
+
+
+@scenario
+def loss(w):
+    """Retransmissions, duplicates and reordering."""
+    ends = [w.pair(ROUTED, ip, n) for n in (64, 1024) for ip in (4, 6)]
+    w.net.netem("delay", "4ms", "loss", "5%", "reorder", "30%", "duplicate", "2%")
+    transfer([flow for c, s in ends for flow in ((c, s, 300000), (s, c, 100000))], seconds=60)
+    for c, s in ends:
+        talk(c, s, 3, request=3000, response=3000)
+    w.net.netem()
+
+
+@scenario
+def crossing(w):
+    """SYN meets SYN, FIN meets FIN: each is on its way when the other is sent."""
+    w.net.netem("delay", "60ms")
+    for ip in (4, 6):
+        c, s = w.pair(ROUTED, ip, 64)
+        talk(c, s, 1)
+        for end in (c, s):
+            end.shutdown(socket.SHUT_WR)
+        for end in (c, s):
+            assert end.recv(1) == b""
+
+        ends = [w.socket(ns, ip) for ns in ROUTED]
+        for ns, end in zip(ROUTED, ends):
+            w.size(end, 64, 64)
+            end.bind((ADDR[ns][ip], w.port()))
+            end.setblocking(False)
+        for end, other in ((0, 1), (1, 0)):
+            with contextlib.suppress(BlockingIOError):
+                ends[end].connect(ends[other].getsockname())
+        for end in ends:
+            select.select([], [end], [], 5)
+            end.settimeout(20)
+        w.keep(ip, *(End(ns, "active", end, 64, 64) for ns, end in zip(ROUTED, ends)))
+        talk(*ends, rounds=2)
+    w.net.netem()
+
+
+@scenario
+def reset_by_timeout(w):
+    """The peer is unreachable: keepalive probes, then an RST of our own with the descriptor still open."""
+    ends = [w.pair(ROUTED, ip, 64) for ip in (4, 6)]
+    for c, s in ends:
+        talk(c, s, 2)
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
+            c.setsockopt(socket.IPPROTO_TCP, option, 1)
+    w.net.netem("loss", "100%")
+    for c, _ in ends:
+        try:
+            c.recv(1)
+        except (TimeoutError, OSError):
+            pass
+    w.net.netem()
+
+
+# -------------------------------------------------------------------------------------------------------------------
+
+class Captures:
+    """tcpdump on each end, into memory: the output folder may be slow."""
+
+    def __init__(self, net, folder):
+        self.folder, self.running = folder, {}
+        os.makedirs(folder, exist_ok=True)
+        for ns, dev in CAPTURED.items():
+            net.enter(ns)
+            self.running[ns] = subprocess.Popen(
+                ["tcpdump", "-i", dev, "-s", "0", "-B", "32768", "-U", "-n", "--time-stamp-precision=nano", "-Z", "root",
+                 "-w", f"{folder}/{ns}.pcap", "tcp or ip6"], stderr=subprocess.PIPE, text=True)
+        for ns, process in self.running.items():
+            pin(process.pid, 1)
+            if "listening on" not in (line := process.stderr.readline()):
+                raise RuntimeError(f"tcpdump in {ns}: {line}{process.stderr.read()}")
+
+    def stop(self, out):
+        report = {}
+        for process in self.running.values():
+            process.send_signal(signal.SIGINT)
+        for ns, process in self.running.items():
+            text = process.stderr.read()
+            process.wait()
+            report[ns] = text.split("\n")
+            shutil.copyfile(f"{self.folder}/{ns}.pcap", f"{out}/{ns}.pcap")
+        return report
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, help="folder for the captures and manifest.json")
+    parser.add_argument("--only", action="append", help="run this scenario (repeatable)")
+    parser.add_argument("--panic", action="store_true", help="crash the kernel at the end")
+    args = parser.parse_args()
+
+    pin(0, 0)
+    net = Net()
+    net.up()
+    scratch = "/tmp/oracle"
+    captures = Captures(net, scratch)
+    world = World(net)
+    results = [world.run(s, s.__name__) for s in scenarios if not args.only or s.__name__ in args.only]
+
+    # Delayed ACKs first; then the kernel hands over the last block of each capture after a second.
+    time.sleep(1.5)
+    stopped = time.monotonic_ns()
+    manifest = {
+        "stopped": stopped,
+        "missing": world.missing,
+        "scenarios": results,
+        "tcpdump": captures.stop(args.out),
+        "connections": world.connections,
+    }
+    with open(f"{args.out}/manifest.json", "w") as f:
+        json.dump(manifest, f, indent=1)
+    os.sync()
+    if args.panic:
+        with open("/proc/sysrq-trigger", "w") as f:
+            f.write("c")
+    return any(r["error"] for r in results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
