@@ -35,6 +35,12 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 stamped() { [ "$(cat "$CACHE/stamp/$1" 2>/dev/null)" = "$2" ]; }
 stamp() { printf '%s\n' "$2" >"$CACHE/stamp/$1.new" && mv "$CACHE/stamp/$1.new" "$CACHE/stamp/$1"; }
 
+# only_one NAME: from here to the end of the script, one at a time.
+only_one() {
+	exec {only_one_fd}>"$BASE/$1.lock"
+	flock -n "$only_one_fd" || { say "waiting for another $1 .."; flock "$only_one_fd"; }
+}
+
 # step TITLE LOG NEXT CMD..: run CMD with its output in $LOGS/LOG. Shows that it lives; a failure shows the end of the log, where
 # the log is, and what to do NEXT. STEP_TOTAL, if set, is the number of log lines expected.
 step() {

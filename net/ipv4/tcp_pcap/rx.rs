@@ -30,7 +30,7 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
     let merged = merged_ack_and_flags(skb);
     if length_differs
         || merged.is_some()
-        || (skb.gso_segs() > 1 && skb.ip_summed() != IpSummed::Partial)
+        || (skb.gso_segs() > 1 && (skb.ip_summed() != IpSummed::Partial || is_pure_ack(skb)))
     {
         flags |= F_MERGED;
     }
@@ -48,4 +48,10 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
         ack_and_flags: merged,
     };
     ring::record(sk, owner, Dir::In, time, &packet, flags, snaplen)
+}
+
+/// Whether the packet has no payload; several segments in such a packet come from a merge.
+fn is_pure_ack(skb: &SkBuff) -> bool {
+    let tcp_len = skb.linear().get(12).map_or(0, |b| usize::from(b >> 4) * 4);
+    skb.len() <= tcp_len
 }

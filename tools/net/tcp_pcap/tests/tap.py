@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
-"""TAP output for the test programs in this folder."""
+"""What the test programs in this folder have in common: TAP output, their environment, where the reader is."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Callable
+
+READER = Path(__file__).resolve().parent.parent / "drgn" / "tcp_pcap.py"
+sys.path.insert(0, str(READER.parent))
 
 
 class Tap:

@@ -14,13 +14,8 @@ import shlex
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
-from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent
-PACKETS = FOLDER / "crash" / "packets"
-sys.path.insert(0, str(FOLDER / "drgn"))
-
-from tap import Tap, environment
+from tap import READER, Tap, environment
 from tcp_pcap_reader.content import read_content
 from tcp_pcap_reader.layout import Layout
 from tcp_pcap_reader.report import Report
@@ -28,6 +23,8 @@ from tcp_pcap_reader.walk import captures, records
 
 from drgn import Program
 
+FOLDER = READER.parent.parent / "crash"
+PACKETS = FOLDER / "packets"
 TIMEOUT = 900
 
 
@@ -67,7 +64,7 @@ def differences(vmcore: str, vmlinux: str) -> list[str]:
 
 def page_problems() -> list[str]:
     """Commands that are run but not shown, or shown but not run."""
-    page = (FOLDER / "crash" / "README.md").read_text(encoding="utf-8")
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE))
     commands = set(SourceFileLoader("packets", str(PACKETS)).load_module().COMMANDS.values())
     return [f"not in README.md: {command}" for command in commands - shown] + [

@@ -19,11 +19,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent
-READER = FOLDER.parent / "drgn" / "tcp_pcap.py"
-sys.path.insert(0, str(READER.parent))
-
-from tap import Tap, environment
+from tap import READER, Tap, environment
 from tcp_pcap_reader.layout import Layout
 from vmcore import PT_NOTE, Target, Vmcore, find_target, segments, word
 

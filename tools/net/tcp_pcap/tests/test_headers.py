@@ -16,8 +16,6 @@ import tempfile
 from ipaddress import ip_address
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "drgn"))
-
 from pcapng import FileWriter, blocks
 from tap import Tap
 from tcp_pcap_reader import headers

@@ -20,9 +20,8 @@ from functools import partial
 from pathlib import Path
 
 import traffic
-from tap import Tap, environment
+from tap import READER, Tap, environment
 
-READER = Path(__file__).resolve().parent.parent / "drgn" / "tcp_pcap.py"
 VALIDATE = ("-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE")
 BAD = "_ws.malformed || tcp.checksum.status==0 || ip.checksum.status==0"
 DAY = 86400

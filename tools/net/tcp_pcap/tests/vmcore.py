@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "drgn"))
-
 from drgn.helpers.linux.mm import follow_phys
 from drgn.helpers.linux.net import skb_shinfo
 from tcp_pcap_reader import cli

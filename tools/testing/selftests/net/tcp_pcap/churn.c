@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Many connections come, change and go at once. */
+#include <pthread.h>
+
 #include "fixture.h"
 
 #define WORKERS		6
@@ -110,6 +112,62 @@ TEST_F_TIMEOUT(tcp_pcap, connections, 200)
 		ASSERT_EQ(workers[w], waitpid(workers[w], &status, 0));
 		EXPECT_EQ(0, status);
 	}
+	EXPECT_TRUE(pcap_settles(PCAP_MEM, self->host.host[PCAP_MEM]));
+	EXPECT_TRUE(pcap_settles(PCAP_FRAGS, self->host.host[PCAP_FRAGS]));
+}
+
+struct setter {
+	struct pcap_pair	*pair;
+	unsigned int		seed;
+	int			unexpected;
+	int			done;
+};
+
+static void *set_often(void *arg)
+{
+	struct setter *s = arg;
+	int i, fd, ret;
+
+	for (i = 0; i < 500; i++) {
+		fd = rand_r(&s->seed) & 1 ? s->pair->client : s->pair->server;
+		ret = pcap_set(fd, random_option(&s->seed), random_size(&s->seed));
+		if (!ret)
+			s->done++;
+		else if (ret != -EAGAIN)
+			s->unexpected = ret;
+		if (i % 10 == 0)
+			usleep(100);
+	}
+	return NULL;
+}
+
+/* Several threads set the options of the same two sockets, which are busy. */
+TEST_F_TIMEOUT(tcp_pcap, same_socket, 120)
+{
+	struct setter setters[WORKERS] = {};
+	pthread_t threads[WORKERS];
+	struct pcap_pair pair;
+	int i;
+
+	ASSERT_EQ(0, pcap_pair(&pair, variant->family, variant->addr, 16, 16));
+	for (i = 0; i < WORKERS; i++) {
+		setters[i].pair = &pair;
+		setters[i].seed = i + 1;
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, set_often, &setters[i]));
+	}
+	for (i = 0; i < 20; i++) {
+		ASSERT_EQ(0, pcap_bulk(pair.client, pair.server, 300 * 1000));
+		ASSERT_EQ(0, pcap_rounds(pair.server, pair.client, 20));
+		usleep(1000);
+	}
+	for (i = 0; i < WORKERS; i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		EXPECT_EQ(0, setters[i].unexpected);
+		EXPECT_LT(400, setters[i].done);
+	}
+
+	ASSERT_EQ(0, pcap_set_both(pair.client, 0, 0));
+	ASSERT_EQ(0, pcap_set_both(pair.server, 0, 0));
 	EXPECT_TRUE(pcap_settles(PCAP_MEM, self->host.host[PCAP_MEM]));
 	EXPECT_TRUE(pcap_settles(PCAP_FRAGS, self->host.host[PCAP_FRAGS]));
 }

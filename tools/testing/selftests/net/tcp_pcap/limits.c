@@ -57,6 +57,49 @@ TEST_F(tcp_pcap, pages_come_back)
 	EXPECT_LT(start, pcap_frags());
 }
 
+/* A limit below the present use takes nothing away, but lets nothing in. */
+TEST_F(tcp_pcap, pages_limit_lowered)
+{
+	struct pcap_pair pair;
+	long full, mem;
+
+	ASSERT_EQ(0, pcap_pair(&pair, variant->family, variant->addr, 64, 64));
+	ASSERT_EQ(0, pcap_bulk(pair.client, pair.server, BULK));
+	full = pcap_frags();
+	mem = pcap_mem();
+	ASSERT_LT(self->host.host[PCAP_FRAGS], full);
+
+	ASSERT_EQ(0, pcap_host_set(PCAP_FRAGS_MAX, 0));
+	ASSERT_EQ(0, pcap_host_set(PCAP_MEM_MAX, 0));
+	EXPECT_EQ(full, pcap_frags());
+	pcap_peak_reset();
+	ASSERT_EQ(0, pcap_bulk(pair.client, pair.server, 5 * BULK));
+	EXPECT_GE(full, pcap_peak(PCAP_FRAGS));
+	EXPECT_EQ(self->host.host[PCAP_FRAGS], pcap_frags());
+	/* The records are there, and are used again. */
+	EXPECT_EQ(mem, pcap_mem());
+}
+
+/* A ring can be made smaller also when no memory can be had. */
+TEST_F(tcp_pcap, smaller_without_memory)
+{
+	struct pcap_pair pair;
+	long full;
+
+	ASSERT_EQ(0, pcap_pair(&pair, variant->family, variant->addr, 64, 64));
+	ASSERT_EQ(0, pcap_rounds(pair.client, pair.server, 80));
+	full = pcap_mem();
+	ASSERT_EQ(0, pcap_host_set(PCAP_MEM_MAX, 0));
+	EXPECT_EQ(-ENOBUFS, pcap_set(pair.client, TCP_PCAP_IN, 128));
+	EXPECT_EQ(64, pcap_get(pair.client, TCP_PCAP_IN));
+	EXPECT_EQ(full, pcap_mem());
+	EXPECT_EQ(0, pcap_set_both(pair.client, 5, 0));
+	EXPECT_EQ(5, pcap_get(pair.client, TCP_PCAP_IN));
+	EXPECT_EQ(0, pcap_get(pair.client, TCP_PCAP_OUT));
+	EXPECT_GE(full - (59 + 64) * PCAP_RECORD_MIN, pcap_mem());
+	ASSERT_EQ(0, pcap_rounds(pair.client, pair.server, 20));
+}
+
 /* No room for anything: the option says so, the sysctl does not stand in the way of connections. */
 TEST_F(tcp_pcap, memory_none)
 {
