@@ -7,7 +7,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 
 DEV=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 ROOT=$(dirname "$DEV")
-CACHE=$(realpath -m "${TCP_PCAP_CACHE:-$HOME/.cache/tcp_pcap}")
+CACHE=$(realpath -m "${TCP_PCAP_CACHE:-${HOME:-/root}/.cache/tcp_pcap}")
 ORIG=$CACHE/orig/linux
 BASE=$CACHE
 if [ -n "${LINUX:-}" ]; then

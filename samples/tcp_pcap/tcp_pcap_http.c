@@ -8,6 +8,7 @@
  * Documentation/networking/tcp_pcap.rst.
  */
 #define _GNU_SOURCE
+#include <err.h>
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -15,7 +16,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,9 +31,6 @@
 #ifndef TCP_PCAP_IN
 #define TCP_PCAP_IN	48
 #endif
-
-#define __noreturn	__attribute__((__noreturn__))
-#define __printf(a, b)	__attribute__((__format__(__printf__, a, b)))
 
 #define HEAD_MAX	4096
 #define MIB		(1024ULL * 1024)
@@ -57,19 +54,7 @@ struct input {
 	char	buf[65536];
 };
 
-static void __noreturn __printf(1, 2) die(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	fputs("tcp_pcap_http: ", stderr);
-	vfprintf(stderr, fmt, args);
-	fputc('\n', stderr);
-	va_end(args);
-	exit(1);
-}
-
-static void __noreturn usage(int status)
+static int usage(int status)
 {
 	fputs("Usage: tcp_pcap_http server [options]\n"
 	      "       tcp_pcap_http client [options] PATH...\n"
@@ -98,7 +83,7 @@ static void __noreturn usage(int status)
 	      "  tcp_pcap_http client --pcap 64 --hold / /bytes/1000000 &\n"
 	      "  tcp_pcap_http client --pcap 64 -6 -a ::1 --stall 5000000 /bytes/100000000\n",
 	      status ? stderr : stdout);
-	exit(status);
+	return status;
 }
 
 static unsigned long long parse_number(const char *what, const char *text, unsigned long long max)
@@ -109,7 +94,7 @@ static unsigned long long parse_number(const char *what, const char *text, unsig
 	errno = 0;
 	val = strtoull(text, &end, 10);
 	if (errno || end == text || *end || *text == '-' || val > max)
-		die("%s takes a number from 0 to %llu, not '%s'", what, max, text);
+		errx(1, "%s takes a number from 0 to %llu, not '%s'", what, max, text);
 	return val;
 }
 
@@ -126,22 +111,22 @@ static int packets_max(void)
 	return val;
 }
 
-static void __noreturn keep_packets_failed(const char *name, int val)
+static void keep_packets_failed(const char *name, int val)
 {
 	switch (errno) {
 	case ENOPROTOOPT:
-		die("%s: this kernel keeps no packets; it must be built with CONFIG_TCP_PCAP=y",
+		errx(1, "%s: this kernel keeps no packets; it must be built with CONFIG_TCP_PCAP=y",
 		    name);
 	case EPERM:
-		die("%s=%d is above net.ipv4.tcp_pcap_packets_max=%d: raise it, or ask for less",
+		errx(1, "%s=%d is above net.ipv4.tcp_pcap_packets_max=%d: raise it, or ask for less",
 		    name, val, packets_max());
 	case EINVAL:
-		die("%s=%d is out of range: it can be 0 to 65535", name, val);
+		errx(1, "%s=%d is out of range: it can be 0 to 65535", name, val);
 	case ENOBUFS:
-		die("%s=%d: net.ipv4.tcp_pcap_mem_max is reached: raise it, or ask for less",
+		errx(1, "%s=%d: net.ipv4.tcp_pcap_mem_max is reached: raise it, or ask for less",
 		    name, val);
 	default:
-		die("%s=%d: %s", name, val, strerror(errno));
+		errx(1, "%s=%d: %s", name, val, strerror(errno));
 	}
 }
 
@@ -192,7 +177,7 @@ static struct addrinfo *resolve(const struct config *cfg, bool passive)
 
 	ret = getaddrinfo(host, cfg->port, &hints, &list);
 	if (ret)
-		die("%s port %s: %s", host ? host : "any", cfg->port, gai_strerror(ret));
+		errx(1, "%s port %s: %s", host ? host : "any", cfg->port, gai_strerror(ret));
 	return list;
 }
 
@@ -322,7 +307,7 @@ static int run_server(const struct config *cfg)
 
 	listener = socket(list->ai_family, list->ai_socktype, list->ai_protocol);
 	if (listener < 0)
-		die("socket: %s (-4 or -6 chooses the family)", strerror(errno));
+		errx(1, "socket: %s (-4 or -6 chooses the family)", strerror(errno));
 	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (list->ai_family == AF_INET6 && cfg->family == AF_UNSPEC)
 		setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
@@ -330,9 +315,9 @@ static int run_server(const struct config *cfg)
 	keep_packets(listener, cfg);
 
 	if (bind(listener, list->ai_addr, list->ai_addrlen))
-		die("port %s: %s", cfg->port, strerror(errno));
+		errx(1, "port %s: %s", cfg->port, strerror(errno));
 	if (listen(listener, 128))
-		die("listen: %s", strerror(errno));
+		errx(1, "listen: %s", strerror(errno));
 	freeaddrinfo(list);
 
 	report("server", listener);
@@ -345,11 +330,11 @@ static int run_server(const struct config *cfg)
 		if (fd < 0) {
 			if (errno == EINTR || errno == ECONNABORTED)
 				continue;
-			die("accept: %s", strerror(errno));
+			errx(1, "accept: %s", strerror(errno));
 		}
 		child = fork();
 		if (child < 0)
-			fprintf(stderr, "tcp_pcap_http: fork: %s\n", strerror(errno));
+			warn("fork");
 		if (!child) {
 			close(listener);
 			serve(fd, cfg);
@@ -383,7 +368,7 @@ static int connect_any(const struct config *cfg)
 	}
 	freeaddrinfo(list);
 	if (fd < 0)
-		die("connect to %s port %s: %s", cfg->host ? cfg->host : "localhost", cfg->port,
+		errx(1, "connect to %s port %s: %s", cfg->host ? cfg->host : "localhost", cfg->port,
 		    strerror(err));
 	return fd;
 }
@@ -446,17 +431,17 @@ static void get(struct input *in, const char *path, const struct config *cfg)
 	ret = snprintf(head, sizeof(head), "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path,
 		       cfg->host ? cfg->host : "localhost");
 	if (ret >= (int)sizeof(head))
-		die("the path is too long");
+		errx(1, "the path is too long");
 	if (!write_all(in->fd, head, ret))
-		die("GET %s: %s", path, strerror(errno));
+		errx(1, "GET %s: %s", path, strerror(errno));
 	if (!read_head(in, head))
-		die("GET %s: the server closed the connection before it answered", path);
+		errx(1, "GET %s: the server closed the connection before it answered", path);
 	if (!body_length(head, &len))
-		die("GET %s: the answer has no Content-Length", path);
+		errx(1, "GET %s: the answer has no Content-Length", path);
 
 	got = read_body(in, len, cfg);
 	if (got < len)
-		die("GET %s: the connection ended after %llu of %llu bytes", path, got, len);
+		errx(1, "GET %s: the connection ended after %llu of %llu bytes", path, got, len);
 	printf("client: GET %s: %.*s, %llu bytes\n", path, (int)strcspn(head, "\r\n"), head, got);
 }
 
@@ -514,9 +499,9 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 
 	if (!mode)
-		usage(2);
+		return usage(2);
 	if (!strcmp(mode, "-h") || !strcmp(mode, "--help"))
-		usage(0);
+		return usage(0);
 	argc--;
 	argv++;
 
@@ -558,9 +543,9 @@ int main(int argc, char **argv)
 			cfg.progress = true;
 			break;
 		case 'h':
-			usage(0);
+			return usage(0);
 		default:
-			usage(2);
+			return usage(2);
 		}
 	}
 
@@ -568,5 +553,5 @@ int main(int argc, char **argv)
 		return run_server(&cfg);
 	if (!strcmp(mode, "client") && optind < argc)
 		return run_client(&cfg, argv + optind);
-	usage(2);
+	return usage(2);
 }

@@ -231,20 +231,27 @@ pub(crate) fn has_length(header: &[u8], total: usize) -> bool {
     field == Some(&want)
 }
 
-/// Makes the length in `header` cover a packet of `total` bytes; returns whether it did not before.
+/// Whether the checksum of an IPv4 header with options, which may have been changed on the way, is
+/// right. It is for any other header: the IP layer checked it.
+pub(crate) fn has_checksum(header: &[u8]) -> bool {
+    header.len() <= IPV4_LEN || version(header) != Some(4) || checksum(header) == 0
+}
+
+/// Makes the checksum right, and the length in `header` cover a packet of `total` bytes; returns
+/// whether it did not before.
 ///
 /// The backlog merges segments without telling the IP header of the first.
-pub(crate) fn fix_length(header: &mut [u8], total: usize) -> bool {
-    if has_length(header, total) {
-        return false;
+pub(crate) fn fix(header: &mut [u8], total: usize) -> bool {
+    let length_differs = !has_length(header, total);
+    match version(header) {
+        Some(4) => {
+            put(header, 2, &len16(total));
+            finish_ipv4(header);
+        }
+        Some(6) => put(header, 4, &len16(total.saturating_sub(IPV6_LEN))),
+        _ => {}
     }
-    if version(header) == Some(4) {
-        put(header, 2, &len16(total));
-        finish_ipv4(header);
-    } else {
-        put(header, 4, &len16(total.saturating_sub(IPV6_LEN)));
-    }
-    true
+    length_differs
 }
 
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
@@ -272,25 +279,39 @@ mod tests {
     #[test]
     fn right_length_stays() {
         let mut h = V4;
-        assert!(!fix_length(&mut h, 0x73));
+        assert!(!fix(&mut h, 0x73));
         assert_eq!(h, V4);
+    }
+
+    #[test]
+    fn changed_options_are_summed_again() {
+        // Record route: its pointer moved on, and an address was written.
+        let mut h = [0u8; 32];
+        h[..20].copy_from_slice(&V4);
+        h[0] = 0x48;
+        h[20..].copy_from_slice(&[7, 11, 8, 10, 0, 0, 1, 0, 0, 0, 0, 0]);
+        assert!(!has_checksum(&h));
+        assert!(!fix(&mut h, 0x73));
+        assert!(has_checksum(&h));
+        assert_eq!(checksum(&h), 0);
+        assert!(has_checksum(&V4));
     }
 
     #[test]
     fn merged_length_is_fixed_and_summed() {
         let mut h = V4;
-        assert!(fix_length(&mut h, 3000));
+        assert!(fix(&mut h, 3000));
         assert_eq!(h[2..4], 3000u16.to_be_bytes());
         assert_eq!(checksum(&h), 0);
-        assert!(fix_length(&mut h, 70000));
+        assert!(fix(&mut h, 70000));
         assert_eq!(h[2..4], [0, 0]);
         assert_eq!(checksum(&h), 0);
 
         let mut h = [0u8; 40];
         h[0] = 0x60;
-        assert!(fix_length(&mut h, 1040));
+        assert!(fix(&mut h, 1040));
         assert_eq!(h[4..6], 1000u16.to_be_bytes());
-        assert!(!fix_length(&mut h, 1040));
+        assert!(!fix(&mut h, 1040));
     }
 
     #[test]
@@ -300,7 +321,7 @@ mod tests {
             h[..bad.len()].copy_from_slice(bad);
             let h = &mut h[..bad.len()];
             assert_eq!(version(h), None);
-            assert!(!fix_length(h, 1000));
+            assert!(!fix(h, 1000));
             assert_eq!(h, bad);
         }
         assert_eq!(version(&V4), Some(4));

@@ -71,7 +71,7 @@ pub(crate) fn inherit(child: &TcpSock, size_in: u32, size_out: u32, flags: Flags
     }
 }
 
-/// What the option handler allocates before it locks the socket.
+/// What the option handler allocates before it locks the socket, and what is left over after that.
 pub(crate) struct Prepared {
     capture: Option<Capture>,
     slots: Slots,
@@ -89,11 +89,14 @@ impl Prepared {
         let mut capture = None;
         match present {
             Present::Nothing if n != 0 => capture = Some(Capture::new(GFP_KERNEL)?),
+            // Another thread may end the history before the socket is locked.
+            Present::Empty if n != 0 => capture = Capture::new(GFP_KERNEL).ok(),
             // Records will move in under the socket's lock, where nothing may sleep.
             Present::Slots(size) => {
                 slots
                     .populate(GFP_KERNEL)
-                    .or_else(|e| if n < size { Ok(()) } else { Err(e) })?
+                    .or_else(|e| if n < size { Ok(()) } else { Err(e) })?;
+                capture = Capture::new(GFP_KERNEL).ok();
             }
             _ => {}
         }
@@ -103,23 +106,20 @@ impl Prepared {
 
 /// Sets the size of one direction to `n`. The socket is locked by the caller.
 ///
-/// Returns what is left over, to be dropped after unlock; or what was prepared, if it does not fit
-/// the socket any more because another thread was faster.
-pub(crate) fn set_size(
-    sk: &TcpSock,
-    dir: Dir,
-    n: u32,
-    prepared: Prepared,
-) -> Result<Slots, Prepared> {
-    let Prepared { capture, slots } = prepared;
-    let mut owner = match (Owner::of(sk), capture) {
-        (Some(owner), None) => owner,
-        (None, Some(capture)) => capture.attach(sk),
-        (None, None) if n == 0 => return Ok(slots),
-        (_, capture) => return Err(Prepared { capture, slots }),
+/// Returns what is left over, to be dropped after unlock.
+///
+/// # Errors
+///
+/// `ENOMEM` if another thread ended the history meanwhile, and there was no memory for a new one.
+pub(crate) fn set_size(sk: &TcpSock, dir: Dir, n: u32, prepared: Prepared) -> Result<Prepared> {
+    let Prepared { mut capture, slots } = prepared;
+    let mut owner = match Owner::of(sk) {
+        Some(owner) => owner,
+        None if n == 0 => return Ok(Prepared { capture, slots }),
+        None => capture.take().ok_or(ENOMEM)?.attach(sk),
     };
     owner.set_size(dir, n);
-    let left = if sk.is_listener() {
+    let slots = if sk.is_listener() {
         slots
     } else {
         ring::resize(&mut owner, dir, slots)
@@ -128,7 +128,7 @@ pub(crate) fn set_size(
     if DIRS.iter().all(|dir| owner.size(*dir) == 0) {
         detach(sk);
     }
-    Ok(left)
+    Ok(Prepared { capture, slots })
 }
 
 /// The socket becomes a listener.

@@ -35,10 +35,13 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
         flags |= F_MERGED;
     }
 
-    let fixed = length_differs.then(|| {
+    // ip_options_compile() fills in our address and the time, and leaves the checksum as it was.
+    let checksum_differs = !ip::has_checksum(header);
+    let fixed = (length_differs || checksum_differs).then(|| {
         let mut fixed = ip::Header::copy_of(header);
-        ip::fix_length(fixed.bytes_mut(), total);
-        flags |= F_LEN_FIXED;
+        if ip::fix(fixed.bytes_mut(), total) {
+            flags |= F_LEN_FIXED;
+        }
         fixed
     });
     let packet = Packet {

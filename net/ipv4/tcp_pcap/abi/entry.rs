@@ -77,27 +77,20 @@ pub(super) unsafe extern "C" fn tcp_pcap_setsockopt(
 /// As [`tcp_pcap_setsockopt`].
 unsafe fn setsockopt(sk: *mut bindings::sock, optname: c_int, val: c_int) -> Result {
     let dir = config::dir_of_option(optname)?;
-    // SAFETY: The socket is valid; what is read of it here does not need an owner.
-    let max = Sysctls::of(unsafe { TcpSock::from_raw(sk) }).packets_max();
+    // SAFETY: By the safety requirements.
+    let max = unsafe { Sysctls::from_raw(sk) }.packets_max();
     let n = config::check_size(val, max, may_exceed_max)?;
     if n != 0 {
         enable();
     }
 
-    // Another thread may give the socket a history, or take the last record out of it, between
-    // preparation and lock.
-    for _ in 0..3 {
-        // SAFETY: By the safety requirements.
-        let present = unsafe { present(sk, dir) };
-        let prepared = lifecycle::Prepared::new(n, present)?;
-        // SAFETY: By the safety requirements.
-        let done = unsafe { with_lock(sk, |sk| lifecycle::set_size(sk, dir, n, prepared)) };
-        // What is left over is freed here, without the lock.
-        if done.is_ok() {
-            return Ok(());
-        }
-    }
-    Err(EAGAIN)
+    // SAFETY: By the safety requirements.
+    let present = unsafe { present(sk, dir) };
+    let prepared = lifecycle::Prepared::new(n, present)?;
+    // SAFETY: By the safety requirements.
+    let left = unsafe { with_lock(sk, |sk| lifecycle::set_size(sk, dir, n, prepared)) };
+    // What is left over is freed here, without the lock.
+    left.map(drop)
 }
 
 /// Returns the size set with `TCP_PCAP_IN` or `TCP_PCAP_OUT`, or a negative errno.

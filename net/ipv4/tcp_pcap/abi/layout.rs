@@ -2,9 +2,8 @@
 
 //! Safe types over what debuggers read.
 //!
-//! Who may do what, as in DESIGN of the subsystem (Documentation/networking/tcp_pcap.rst): the
-//! owner of a socket is the only one who changes its history, and holds [`Owner`] as evidence;
-//! slots alone are shared with others, and change hands by `xchg()`.
+//! Who may do what: the owner of a socket is the only one who changes its history, and holds
+//! [`Owner`] as evidence. Slots alone are shared with others, and change hands by `xchg()`.
 //!
 //! C header: [`include/net/tcp_pcap.h`](srctree/include/net/tcp_pcap.h)
 
@@ -717,36 +716,63 @@ pub(super) unsafe fn present(sk: *mut bindings::sock, dir: Dir) -> Present {
     }
 }
 
-/// `net.ipv4.tcp_pcap_packets`, `tcp_pcap_packets_max` and `tcp_pcap_snaplen` of a socket's
-/// namespace.
-pub(crate) struct Sysctls<'a>(&'a TcpSock);
+/// `net.ipv4.tcp_pcap_packets`, `tcp_pcap_packets_max` and `tcp_pcap_snaplen` of a namespace.
+///
+/// # Invariants
+///
+/// The namespace is valid for `'a`.
+pub(crate) struct Sysctls<'a> {
+    net: *mut bindings::net,
+    _sock: PhantomData<&'a TcpSock>,
+}
+
+/// Reads a sysctl of the namespace, which may be written at any time.
+macro_rules! sysctl {
+    ($self:ident, $name:ident) => {
+        // SAFETY: By the type invariant; the sysctl is a word that is read at once.
+        unsafe { addr_of!((*$self.net).ipv4.$name).read_volatile() }
+    };
+}
 
 impl<'a> Sysctls<'a> {
     /// Those of a socket's namespace.
     pub(crate) fn of(sk: &'a TcpSock) -> Self {
-        Self(sk)
+        // INVARIANT: The namespace lives as long as the socket.
+        Self {
+            net: sk.net(),
+            _sock: PhantomData,
+        }
+    }
+
+    /// Those of the namespace of a socket that others may own.
+    ///
+    /// # Safety
+    ///
+    /// `sk` is a valid socket for `'a`.
+    pub(super) unsafe fn from_raw(sk: *const bindings::sock) -> Self {
+        // INVARIANT: The namespace lives as long as the socket, and never changes.
+        Self {
+            // SAFETY: By the safety requirements.
+            net: unsafe { bindings::sock_net(sk) },
+            _sock: PhantomData,
+        }
     }
 
     /// Packets per direction for new sockets.
     pub(crate) fn packets(&self) -> u32 {
-        // SAFETY: The namespace lives as long as the socket; the sysctl writes the word at once.
-        let v = unsafe { addr_of!((*self.0.net()).ipv4.sysctl_tcp_pcap_packets).read_volatile() };
-        u32::try_from(v).unwrap_or(0).min(PACKETS_HARD_MAX)
+        u32::try_from(sysctl!(self, sysctl_tcp_pcap_packets))
+            .unwrap_or(0)
+            .min(PACKETS_HARD_MAX)
     }
 
     /// Largest size without privilege.
     pub(crate) fn packets_max(&self) -> u32 {
-        // SAFETY: As above.
-        let v =
-            unsafe { addr_of!((*self.0.net()).ipv4.sysctl_tcp_pcap_packets_max).read_volatile() };
-        u32::try_from(v).unwrap_or(0)
+        u32::try_from(sysctl!(self, sysctl_tcp_pcap_packets_max)).unwrap_or(0)
     }
 
     /// Payload bytes to keep of each packet, `None` for all.
     pub(crate) fn snaplen(&self) -> Option<usize> {
-        // SAFETY: As above.
-        let v = unsafe { addr_of!((*self.0.net()).ipv4.sysctl_tcp_pcap_snaplen).read_volatile() };
-        usize::try_from(v).ok()
+        usize::try_from(sysctl!(self, sysctl_tcp_pcap_snaplen)).ok()
     }
 }
 

@@ -13,7 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
+from runpy import run_path
 
 from tap import READER, Tap, environment
 from tcp_pcap_reader.content import read_content
@@ -66,7 +66,7 @@ def page_problems() -> list[str]:
     """Commands that are run but not shown, or shown but not run."""
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE))
-    commands = set(SourceFileLoader("packets", str(PACKETS)).load_module().COMMANDS.values())
+    commands = set(run_path(str(PACKETS))["COMMANDS"].values())
     return [f"not in README.md: {command}" for command in commands - shown] + [
         f"in README.md, but not run: {command}" for command in shown - commands
     ]

@@ -119,8 +119,7 @@ TEST_F_TIMEOUT(tcp_pcap, connections, 200)
 struct setter {
 	struct pcap_pair	*pair;
 	unsigned int		seed;
-	int			unexpected;
-	int			done;
+	int			err;
 };
 
 static void *set_often(void *arg)
@@ -131,10 +130,8 @@ static void *set_often(void *arg)
 	for (i = 0; i < 500; i++) {
 		fd = rand_r(&s->seed) & 1 ? s->pair->client : s->pair->server;
 		ret = pcap_set(fd, random_option(&s->seed), random_size(&s->seed));
-		if (!ret)
-			s->done++;
-		else if (ret != -EAGAIN)
-			s->unexpected = ret;
+		if (ret)
+			s->err = ret;
 		if (i % 10 == 0)
 			usleep(100);
 	}
@@ -162,8 +159,7 @@ TEST_F_TIMEOUT(tcp_pcap, same_socket, 120)
 	}
 	for (i = 0; i < WORKERS; i++) {
 		ASSERT_EQ(0, pthread_join(threads[i], NULL));
-		EXPECT_EQ(0, setters[i].unexpected);
-		EXPECT_LT(400, setters[i].done);
+		EXPECT_EQ(0, setters[i].err);
 	}
 
 	ASSERT_EQ(0, pcap_set_both(pair.client, 0, 0));

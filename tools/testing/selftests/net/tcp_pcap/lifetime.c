@@ -164,7 +164,7 @@ TEST_F(tcp_pcap, orphan)
 	sent = 0;
 	while ((ret = send(pair.client, buf, sizeof(buf), MSG_NOSIGNAL)) > 0)
 		sent += ret;
-	ASSERT_LT(0, sent);
+	ASSERT_LT(0UL, sent);
 	close(pair.client);
 	EXPECT_LE(self->host.host[PCAP_MEM] + 50 * PCAP_RECORD_MIN, pcap_mem());
 

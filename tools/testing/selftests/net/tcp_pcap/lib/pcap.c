@@ -181,7 +181,7 @@ int pcap_sysctl_set(const char *name, long val)
 
 long pcap_mib(const char *name)
 {
-	static const char separators[] = " \n";
+	static const char separators[] = "\n ";
 	char names[8192], values[8192];
 	char *n, *v, *ns, *vs;
 	long val = -ENOENT;
