@@ -115,18 +115,17 @@ static void keep_packets_failed(const char *name, int val)
 {
 	switch (errno) {
 	case ENOPROTOOPT:
-		errx(1, "%s: this kernel keeps no packets; it must be built with CONFIG_TCP_PCAP=y",
-		    name);
+		errx(1, "%s: this kernel keeps no packets, it needs CONFIG_TCP_PCAP=y", name);
 	case EPERM:
-		errx(1, "%s=%d is above net.ipv4.tcp_pcap_packets_max=%d: raise it, or ask for less",
-		    name, val, packets_max());
+		errx(1, "%s=%d is above net.ipv4.tcp_pcap_packets_max=%d: raise that or ask less",
+		     name, val, packets_max());
 	case EINVAL:
 		errx(1, "%s=%d is out of range: it can be 0 to 65535", name, val);
 	case ENOBUFS:
 		errx(1, "%s=%d: net.ipv4.tcp_pcap_mem_max is reached: raise it, or ask for less",
-		    name, val);
+		     name, val);
 	default:
-		errx(1, "%s=%d: %s", name, val, strerror(errno));
+		err(1, "%s=%d", name, val);
 	}
 }
 
@@ -307,7 +306,7 @@ static int run_server(const struct config *cfg)
 
 	listener = socket(list->ai_family, list->ai_socktype, list->ai_protocol);
 	if (listener < 0)
-		errx(1, "socket: %s (-4 or -6 chooses the family)", strerror(errno));
+		err(1, "socket (-4 or -6 chooses the family)");
 	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (list->ai_family == AF_INET6 && cfg->family == AF_UNSPEC)
 		setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
@@ -315,9 +314,9 @@ static int run_server(const struct config *cfg)
 	keep_packets(listener, cfg);
 
 	if (bind(listener, list->ai_addr, list->ai_addrlen))
-		errx(1, "port %s: %s", cfg->port, strerror(errno));
+		err(1, "port %s", cfg->port);
 	if (listen(listener, 128))
-		errx(1, "listen: %s", strerror(errno));
+		err(1, "listen");
 	freeaddrinfo(list);
 
 	report("server", listener);
@@ -330,7 +329,7 @@ static int run_server(const struct config *cfg)
 		if (fd < 0) {
 			if (errno == EINTR || errno == ECONNABORTED)
 				continue;
-			errx(1, "accept: %s", strerror(errno));
+			err(1, "accept");
 		}
 		child = fork();
 		if (child < 0)
@@ -348,12 +347,12 @@ static int connect_any(const struct config *cfg)
 {
 	struct addrinfo *list = resolve(cfg, false);
 	struct addrinfo *ai;
-	int fd = -1, err = 0;
+	int fd = -1, last = 0;
 
 	for (ai = list; ai; ai = ai->ai_next) {
 		fd = socket(ai->ai_family, ai->ai_socktype, ai->ai_protocol);
 		if (fd < 0) {
-			err = errno;
+			last = errno;
 			continue;
 		}
 
@@ -362,14 +361,15 @@ static int connect_any(const struct config *cfg)
 
 		if (!connect(fd, ai->ai_addr, ai->ai_addrlen))
 			break;
-		err = errno;
+		last = errno;
 		close(fd);
 		fd = -1;
 	}
 	freeaddrinfo(list);
-	if (fd < 0)
-		errx(1, "connect to %s port %s: %s", cfg->host ? cfg->host : "localhost", cfg->port,
-		    strerror(err));
+	if (fd < 0) {
+		errno = last;
+		err(1, "connect to %s port %s", cfg->host ? cfg->host : "localhost", cfg->port);
+	}
 	return fd;
 }
 
@@ -428,12 +428,14 @@ static void get(struct input *in, const char *path, const struct config *cfg)
 	char head[HEAD_MAX];
 	int ret;
 
+	if (*path != '/')
+		errx(1, "a PATH starts with '/', unlike '%s'", path);
 	ret = snprintf(head, sizeof(head), "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path,
 		       cfg->host ? cfg->host : "localhost");
 	if (ret >= (int)sizeof(head))
 		errx(1, "the path is too long");
 	if (!write_all(in->fd, head, ret))
-		errx(1, "GET %s: %s", path, strerror(errno));
+		err(1, "GET %s", path);
 	if (!read_head(in, head))
 		errx(1, "GET %s: the server closed the connection before it answered", path);
 	if (!body_length(head, &len))

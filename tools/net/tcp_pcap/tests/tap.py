@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Callable
 
 READER = Path(__file__).resolve().parent.parent / "drgn" / "tcp_pcap.py"
-sys.path.insert(0, str(READER.parent))
 
 
 class Tap:

@@ -13,15 +13,18 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from runpy import run_path
 
-from tap import READER, Tap, environment
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "drgn"))
+
+from drgn import Program
 from tcp_pcap_reader.content import read_content
 from tcp_pcap_reader.layout import Layout
 from tcp_pcap_reader.report import Report
 from tcp_pcap_reader.walk import captures, records
 
-from drgn import Program
+from tap import READER, Tap, environment
 
 FOLDER = READER.parent.parent / "crash"
 PACKETS = FOLDER / "packets"

@@ -19,9 +19,23 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tap import READER, Tap, environment
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "drgn"))
+
+from drgn import Object
+from drgn.helpers.linux.mm import page_to_phys
 from tcp_pcap_reader.layout import Layout
-from vmcore import PT_NOTE, Target, Vmcore, find_target, segments, word
+
+from tap import READER, Tap, environment
+from vmcore import (
+    PAGE,
+    PT_NOTE,
+    Target,
+    Vmcore,
+    find_target,
+    segments,
+    without_page,
+    word,
+)
 
 SEED = 7
 ROUNDS = 150
@@ -231,6 +245,31 @@ def memory_cases(tap: Tap, vmcore: Vmcore, folder: Path) -> None:
     tap.run("intact again", lambda: judge(*run_on(vmcore, export), [0]))
 
 
+def filtered(vmcore: Vmcore, original: Path, vmlinux: Path, folder: Path) -> list[str]:
+    """A page with payload is not in the dump: the packet ends there, and tshark does not mind."""
+    target = find_target(Layout(vmcore.prog))
+    skb, record = target.slot.skb, target.slot.record
+    if not skb.data_len:
+        return ["the vmcore has no packet with frags"]
+    frag = target.shared().frags[0]
+    page = Object(vmcore.prog, "struct page *", frag.netmem.value_())
+    start = page_to_phys(page).value_() + frag.offset.value_()
+    hole = (start + min(frag.len.value_(), 2 * PAGE) - 1) // PAGE * PAGE
+    linear = skb.len.value_() - skb.data_len.value_()
+    copy, output = folder / "filtered", folder / "filtered.pcapng"
+    shutil.copyfile(original, copy)
+    without_page(copy, hole)
+    status, errors = run_program(["-c", copy, "-s", vmlinux, "export", "-o", output, target.capture.index])
+    copy.unlink()
+    problems = judge(status, errors, [1])
+    command = ["tshark", "-r", str(output), "-T", "fields", "-e", "frame.packet_id", "-e", "frame.packet_flags_direction"]
+    command += ["-e", "frame.cap_len", "-e", "frame.len", "-e", "_ws.malformed"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    rows = [(int(row[0]), int(row[1], 0), int(row[2]), int(row[3]), row[4]) for row in (line.split("\t") for line in lines)]
+    wanted = (record.serial, record.dir, linear + max(0, hole - start), record.orig_len, "")
+    return problems if wanted in rows else [*problems, f"{wanted} is not in {rows}"]
+
+
 def main() -> int:
     """:return: exit status"""
     tap = Tap()
@@ -238,7 +277,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=os.environ.get("OUT")) as temporary:
         folder = Path(temporary)
         file_cases(tap, vmcore, vmlinux, folder)
-        memory_cases(tap, Vmcore(vmcore, vmlinux, folder / "vmcore"), folder)
+        copy = Vmcore(vmcore, vmlinux, folder / "vmcore")
+        tap.run("page missing from a filtered dump", partial(filtered, copy, vmcore, vmlinux, folder))
+        memory_cases(tap, copy, folder)
     return tap.finish()
 
 

@@ -16,9 +16,12 @@ import tempfile
 from ipaddress import ip_address
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "drgn"))
+
 from pcapng import FileWriter, blocks
-from tap import Tap
 from tcp_pcap_reader import headers
+
+from tap import Tap
 
 LINKTYPE_RAW = 101
 A4, B4, C4 = (ip_address(f"192.0.2.{n}").packed for n in range(1, 4))

@@ -18,8 +18,11 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from tap import Tap, environment
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "drgn"))
+
 from tcp_pcap_reader.layout import Layout
+
+from tap import Tap, environment
 from vmcore import Target, Vmcore, find_target, word
 
 WHY_RECLAIMED = 10

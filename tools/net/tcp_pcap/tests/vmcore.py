@@ -14,6 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "drgn"))
+
+from drgn import Object, Program, offsetof, sizeof
 from drgn.helpers.linux.mm import follow_phys
 from drgn.helpers.linux.net import skb_shinfo
 from tcp_pcap_reader import cli
@@ -21,10 +24,9 @@ from tcp_pcap_reader.layout import Layout
 from tcp_pcap_reader.report import Report
 from tcp_pcap_reader.walk import Capture, Ring, Slot, captures, records
 
-from drgn import Object, Program, offsetof, sizeof
-
 PT_LOAD = 1
 PT_NOTE = 4
+PAGE = 4096
 
 
 def word(value: int, size: int = 8) -> bytes:
@@ -44,6 +46,34 @@ def segments(path: Path) -> list[tuple[int, int, int, int]]:
             kind, _, offset, _, physical, length = struct.unpack("<IIQQQQ", file.read(40))
             found.append((kind, offset, physical, length))
     return found
+
+
+def without_page(path: Path, physical: int) -> None:
+    """Leave a page out of a vmcore, as a filtered dump does: its bytes stay in the file, but no segment covers them."""
+    with path.open("r+b") as file:
+        header = bytearray(file.read(64))
+        start = struct.unpack_from("<Q", header, 32)[0]
+        width, count = struct.unpack_from("<HH", header, 54)
+        file.seek(start)
+        table = [file.read(width) for _ in range(count)]
+        kept = []
+        for entry in table:
+            kind, flags, offset, virtual, first, size, _, align = struct.unpack("<IIQQQQQQ", entry)
+            if kind != PT_LOAD or not first <= physical < first + size:
+                kept.append(entry)
+                continue
+            before, after = physical - first, physical + PAGE - first
+            if before:
+                kept.append(struct.pack("<IIQQQQQQ", kind, flags, offset, virtual, first, before, before, align))
+            if after < size:
+                rest = size - after
+                moved = virtual + after if virtual else 0
+                kept.append(struct.pack("<IIQQQQQQ", kind, flags, offset + after, moved, first + after, rest, rest, align))
+        struct.pack_into("<Q", header, 32, file.seek(0, os.SEEK_END))
+        struct.pack_into("<H", header, 56, len(kept))
+        file.write(b"".join(kept))
+        file.seek(0)
+        file.write(header)
 
 
 class Vmcore:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from drgn import MissingDebugInfoError, Program
 
 from .clock import Clock, read_clock
+from .corefile import size_and_promise
 from .filters import add_filters, matches, selector
 from .layout import Layout, no_debug_info
 from .owners import Owners
@@ -162,8 +163,8 @@ def _cannot_open(core: str, error: Exception) -> str:
         return f"cannot open {error.filename}: {error.strerror}"
     return (
         f"cannot open {core}: {error}\n"
-        "It must be a complete vmcore in ELF or kdump form, with a VMCOREINFO note. A copy that was cut short has the\n"
-        "size of the original no longer: compare them."
+        "It must be a complete vmcore in ELF or kdump form, with a VMCOREINFO note. If it is a copy, compare its size with\n"
+        "that of the original."
     )
 
 
@@ -188,8 +189,11 @@ class Reader:
             raise Unreadable("say which SOCKET to show, or give a filter; 'list' prints all")
         if args.command == "export":
             _check_output(args.output)
+        self._check_size()
         sockets = self._sockets(args)
         if not sockets and args.command != "list":
+            if args.socket and not self.report.damaged:
+                raise Unreadable("there is no such socket; 'list' prints all")
             self.report.note("no socket matches")
         if args.command == "list":
             self._list(sockets)
@@ -200,6 +204,12 @@ class Reader:
             self._read_clock()
             self._export(sockets, args.output)
         return self.report.finish()
+
+    def _check_size(self) -> None:
+        path = None if self.layout.live else getattr(self.layout.prog, "core_dump_path", None)
+        size, promise = size_and_promise(path) if path else (0, 0)
+        if size < promise:
+            self.report.damage(f"{path} is cut short: it has {size} of {promise} bytes; if there is a whole one, copy it again")
 
     def _read_clock(self) -> None:
         self.clock = read_clock(self.layout.prog)

@@ -99,10 +99,12 @@ def _frag(frag: Object) -> tuple[int, int, int]:
 def _read_page(prog: Program, page: int, offset: int, length: int) -> bytes:
     """:param page: ``struct page *``, the first of a compound page"""
     pointer = Object(prog, "struct page *", page)
-    try:
-        data = read_prefix(prog, page_to_phys(pointer).value_() + offset, length, physical=True)
-    except READ_ERRORS:
-        data = b""
-    if len(data) == length:
-        return data
-    return read_prefix(prog, page_to_virt(pointer).value_() + offset, length)
+    data = b""
+    for to_address, physical in ((page_to_phys, True), (page_to_virt, False)):
+        try:
+            data = read_prefix(prog, to_address(pointer).value_() + offset, length, physical)
+        except READ_ERRORS:
+            continue
+        if len(data) == length:
+            break
+    return data

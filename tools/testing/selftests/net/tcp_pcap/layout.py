@@ -79,7 +79,12 @@ def size(text: str) -> int:
     return int(found[-1]) if found else -1
 
 
-def compiled_without(obj: Path, tree: Path, folder: str) -> Path:
+def sources(tree: Path) -> set[str]:
+    """Names, without suffix, of the C files in net/ipv4."""
+    return {p.stem for p in (tree / "net/ipv4").glob("*.c")}
+
+
+def compiled_without(obj: Path, folder: str) -> Path:
     """The object's source, compiled by the very command of the build, as if CONFIG_TCP_PCAP were off."""
     command = re.match(r"savedcmd_\S+ := (.*)", (obj.parent / f".{obj.name}.cmd").read_text()).group(1).split(" ; ")[0]
     off, result = Path(folder, "off.h"), Path(folder, "off.o")
@@ -91,6 +96,12 @@ def compiled_without(obj: Path, tree: Path, folder: str) -> Path:
     words[config:config] = ["-include", str(off)]
     subprocess.run(words, cwd=obj.parents[2], check=True, capture_output=True)
     return result
+
+
+def references(obj: Path) -> set[str]:
+    """Symbols of TCP_PCAP that an object defines or wants."""
+    text = subprocess.run(["nm", str(obj)], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"\S*tcp_pcap\S*", text))
 
 
 def main() -> int:
@@ -110,15 +121,20 @@ def main() -> int:
             check(bool(found) and not missing, f"{kind}: enum {name}" + (f" lacks {missing}" if missing else ""))
     for name, kinds in layouts.items():
         check(bool(kinds["btf"]) and kinds["btf"] == kinds["dwarf"], f"{name} is the same in both")
-    last = layouts["tcp_pcap_rec"]["btf"].get("reserved2", 96)
-    check(last + 4 <= 96, f"a record's description has {last + 4} bytes, at most 96")
+    rec = size(pahole("-C", "tcp_pcap_rec", str(obj.parent / "tcp_pcap/glue.o")))
+    check(0 < rec <= 96, f"a record's description has {rec} bytes, at most 96")
 
     symbols = subprocess.run(["nm", vmlinux], capture_output=True, text=True, check=True).stdout
     for name in ("tcp_pcap_shards", "tcp_pcap_frags", "tcp_pcap_mem", "tcp_pcap_key"):
         check(bool(re.search(rf" [bBdD] {name}$", symbols, re.M)), f"data symbol {name}")
 
     with tempfile.TemporaryDirectory() as folder:
-        without = pahole("-C", "tcp_sock", str(compiled_without(obj, tree, folder)))
+        hooked = [o for o in sorted(obj.parent.glob("*.o")) if o.with_suffix("").name in sources(tree) and references(o)]
+        check(len(hooked) >= 7, f"hooks in {' '.join(o.name for o in hooked)}")
+        for o in hooked:
+            left = references(compiled_without(o, folder))
+            check(not left, f"{o.name}: without the option nothing of it is left {left or ''}")
+        without = pahole("-C", "tcp_sock", str(compiled_without(obj, folder)))
     with_it = pahole("-C", "tcp_sock", str(obj))
     old, new = members(without), members(with_it)
     check("pcap" in new and "pcap" not in old, "tcp_sock has the pointer with the option, and not without")

@@ -97,11 +97,31 @@ TEST_F(tcp_pcap, refused)
 	ASSERT_EQ(-ECONNREFUSED, pcap_connect_fd(fd, listener));
 	EXPECT_EQ(20, pcap_get(fd, TCP_PCAP_IN));
 	EXPECT_EQ(30, pcap_get(fd, TCP_PCAP_OUT));
+	/* connect() has given the socket back as new. */
+	EXPECT_TRUE(pcap_settles_below(PCAP_MEM, self->host.host[PCAP_MEM] + PCAP_RECORD_MIN));
 
 	/* The same socket, now with success. */
 	ASSERT_EQ(0, listen(listener, 8));
 	ASSERT_EQ(0, pcap_connect_fd(fd, listener));
 	EXPECT_LT(self->host.host[PCAP_MEM], pcap_mem());
+	close(fd);
+	EXPECT_ALL_FREE();
+}
+
+/* The answer comes after connect(): SYN and RST stay as long as the socket. */
+TEST_F(tcp_pcap, refused_later)
+{
+	int listener, fd;
+
+	listener = pcap_bound(variant->family, variant->addr, 0, 0);
+	ASSERT_LE(0, listener);
+	fd = pcap_socket(variant->family);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fcntl(fd, F_SETFL, O_NONBLOCK));
+	ASSERT_EQ(0, pcap_set_both(fd, 20, 30));
+	ASSERT_EQ(-EINPROGRESS, pcap_connect_fd(fd, listener));
+	ASSERT_TRUE(pcap_reaches(fd, TCP_CLOSE));
+	EXPECT_LE(self->host.host[PCAP_MEM] + 2 * PCAP_RECORD_MIN, pcap_mem());
 	close(fd);
 	EXPECT_ALL_FREE();
 }

@@ -8,7 +8,8 @@ import dpkt.pcap
 from dpkt.pcapng import PCAPNG_BT_EPB, EnhancedPacketBlockLE
 
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
-NEXT_TCP, EXTENSIONS = 6, (0, 43, 60)
+NEXT_TCP, ROUTING, EXTENSIONS = 6, 43, (0, 43, 60)
+SOURCE_ROUTES = (131, 137)
 ETHERNET = 14
 EPB_FLAGS, INBOUND = 2, 1
 
@@ -22,13 +23,16 @@ class Packet:
         if self.version == 4:
             self.net_len = (raw[0] & 15) * 4
             protocol = raw[9]
-            src, dst = raw[12:16], raw[16:20]
+            src, dst = raw[12:16], behind_route_4(raw[20:self.net_len]) or raw[16:20]
         else:
             self.net_len, protocol = 40, raw[6]
-            while protocol in EXTENSIONS:
-                protocol, blocks = raw[self.net_len], raw[self.net_len + 1]
-                self.net_len += 8 * (blocks + 1)
             src, dst = raw[8:24], raw[24:40]
+            while protocol in EXTENSIONS:
+                header = raw[self.net_len:]
+                if protocol == ROUTING and header[3]:
+                    dst = header[8:24]
+                protocol, blocks = header[0], header[1]
+                self.net_len += 8 * (blocks + 1)
         if protocol != NEXT_TCP:
             raise ValueError(f"protocol {protocol}")
         tcp = raw[self.net_len:]
@@ -57,6 +61,19 @@ class Packet:
     def __str__(self):
         letters = "".join(c for i, c in enumerate("FSRPAUEW") if self.flags >> i & 1)
         return f"[{letters} seq {self.seq} ack {self.ack} win {self.window} len {self.payload_len}]"
+
+
+def behind_route_4(options):
+    """The destination of a packet that is on a source route: the last address of the route."""
+    while options and options[0] != 0:
+        if options[0] == 1:
+            options = options[1:]
+            continue
+        kind, length, pointer = options[:3]
+        if kind in SOURCE_ROUTES and pointer < length:
+            return options[length - 4:length]
+        options = options[length:]
+    return None
 
 
 def text(address):

@@ -180,7 +180,8 @@ class World:
         listener.listen(16)
         to = listener.getsockname()
         # Ports that are the same in every run: tshark guesses protocols by them.
-        client.bind((self.address(pair[0], ip), to[1] + CLIENT_PORTS))
+        if not active:
+            client.bind((self.address(pair[0], ip), to[1] + CLIENT_PORTS))
         if fastopen is None:
             client.connect(to)
         else:
@@ -273,6 +274,11 @@ def transfer(flows, seconds=30):
             s.settimeout(20)
 
 
+def large_buffers(sock, role):
+    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+    sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 8 << 20)
+
+
 @contextlib.contextmanager
 def background(function, cpu=0):
     """Run function in a thread of its own meanwhile."""
@@ -313,6 +319,7 @@ def requests(w):
         talk(*w.pair(DIRECT, ip, 64), rounds=80, request=1, response=900)
         talk(*w.pair(DIRECT, ip, 3, n_in=40), rounds=50)
         talk(*w.pair(ROUTED, ip, 16), rounds=20, request=700, response=3000)
+    talk(*w.pair(DIRECT, 4, 700), rounds=500)
     talk(*w.pair(DIRECT, 4, 1024), rounds=1100, request=60, response=90)
     talk(*w.pair(DIRECT, 6, 1024), rounds=540, request=300, response=600)
 
@@ -348,8 +355,20 @@ def bulk(w):
         transfer([(s, c, 1 << 20)])
         c, s = w.pair(DIRECT, ip, 64)
         transfer([(c, s, 1 << 20), (s, c, 1 << 20)])
+        for n in (1, 5):
+            c, s = w.pair(DIRECT, ip, n)
+            transfer([(c, s, 300000), (s, c, 300000)])
     c, s = w.pair(DIRECT, 4, 1024)
     transfer([(c, s, 2 << 20), (s, c, 1 << 20)])
+
+
+@scenario
+def big_tcp(w):
+    """Super-segments above 64 KiB, whose length no IP header can tell."""
+    w.net.ip("a", "link set veth_a gso_max_size 150000")
+    c, s = w.pair(DIRECT, 6, 16, setup=large_buffers)
+    transfer([(c, s, 4 << 20)])
+    w.net.ip("a", "link set veth_a gso_max_size 65536")
 
 
 @scenario
@@ -369,13 +388,9 @@ def backlog(w):
     The owner is long in its copy: much data, to pages that must be allocated first. Behind a router, since a packet
     straight from its sender is a clone, to which nothing can be added.
     """
-    def setup(sock, role):
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
-        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 8 << 20)
-
     size, small = 1 << 20, 80
     for ip in (4, 6):
-        c, s = w.pair(ROUTED, ip, 64, setup=setup)
+        c, s = w.pair(ROUTED, ip, 64, setup=large_buffers)
         for _ in range(4):
             c.sendall(data_source[:size])
             while struct.unpack("i", fcntl.ioctl(s, termios.FIONREAD, bytes(4)))[0] < size:
@@ -543,6 +558,33 @@ def fields_ipv6(w):
 
 
 @scenario
+def source_route(w):
+    """By way of the router: the IP header names it, the route in an option or header names the peer."""
+    w.net.sysctl("r", ipv4__conf__all__accept_source_route=1, ipv6__conf__all__seg6_enabled=1)
+    for ns, dev in (("r", "veth_rc"), ("r", "veth_rd"), ("c", "veth_c"), ("d", "veth_d")):
+        w.net.sysctl(ns, **{f"ipv4__conf__{dev}__accept_source_route": 1, f"ipv6__conf__{dev}__seg6_enabled": 1})
+    for ns in ROUTED:
+        w.net.sysctl(ns, ipv4__conf__all__accept_source_route=1, ipv6__conf__all__seg6_enabled=1)
+    hop = {"active": ("10.2.0.2", "fd02::2"), "passive": ("10.3.0.2", "fd03::2")}
+
+    def setup4(sock, role):
+        # Loose source route; the kernel adds the peer.
+        if role == "active":
+            route = bytes([131, 7, 4]) + socket.inet_aton(hop[role][0]) + bytes([0])
+            sock.setsockopt(socket.IPPROTO_IP, IP_OPTIONS, route)
+
+    def setup6(sock, role):
+        # Segment routing header: next header, length, type, segments left, last entry, flags, tag; the peer, the hop.
+        via = socket.inet_pton(socket.AF_INET6, hop[role][1])
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RTHDR, bytes([0, 4, 4, 1, 1, 0, 0, 0]) + bytes(16) + via)
+
+    for ip, setup in ((4, setup4), (6, setup6)):
+        c, s = w.pair(ROUTED, ip, 64, setup=setup)
+        talk(c, s, 5)
+        transfer([(c, s, 100000), (s, c, 100000)])
+
+
+@scenario
 def ecn(w):
     """ECN negotiated; congestion marked on the way."""
     for ns in "abcd":
@@ -577,6 +619,32 @@ def fast_open(w):
             c, s = w.pair(DIRECT, ip, 64, setup=setup, fastopen=data_source[:300], fast_open=i == 1)
             receive(s, 300)
             talk(c, s, 5)
+
+
+@scenario
+def reconnect(w):
+    """One socket, two connections: the history is that of the second."""
+    for ip in (4, 6):
+        c, s = w.pair(DIRECT, ip, 8, gone=[0])
+        talk(c, s, 10)
+        if libc.connect(c.fileno(), bytes(16), 16):
+            raise OSError(ctypes.get_errno(), "disconnect")
+        c, s = w.pair(DIRECT, ip, 8, active=c)
+        talk(c, s, 2)
+
+
+@scenario
+def resize(w):
+    """Rings made smaller, then larger, with packets in them."""
+    for ip in (4, 6):
+        c, s = w.pair(DIRECT, ip, 64, least=9)
+        talk(c, s, 40)
+        for end in (c, s):
+            w.size(end, 7, 7)
+        talk(c, s, 20)
+        for end in (c, s):
+            w.size(end, 64, 64)
+        talk(c, s, 2)
 
 
 @scenario
@@ -659,6 +727,10 @@ def page_limit(w):
 def loss(w):
     """Retransmissions, duplicates and reordering."""
     ends = [w.pair(ROUTED, ip, n) for n in (64, 1024) for ip in (4, 6)]
+    w.net.netem("delay", "4ms", "reorder", "30%", "duplicate", "50%")
+    for ip in (4, 6):
+        for _ in range(4):
+            talk(*w.pair(ROUTED, ip, 64), 2)
     w.net.netem("delay", "4ms", "loss", "5%", "reorder", "30%", "duplicate", "2%")
     transfer([flow for c, s in ends for flow in ((c, s, 300000), (s, c, 100000))], seconds=60)
     for c, s in ends:
