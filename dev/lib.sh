@@ -68,7 +68,7 @@ step() {
 	fi
 	{
 		printf '\nFAILED: %s\n' "$title"
-		first=$(grep -nEi '(^|[^a-z_])(error|fatal|undefined)(:|\[| )' "$log" | grep -v '[*][*][*]' | head -n 1 | cut -d: -f1)
+		first=$(grep -nEi '(^|[^a-z_])(error|fatal|undefined)(:|\[| )' "$log" | grep -v '[*][*][*]' | head -n 1 | cut -d: -f1) || true
 		[ -z "$first" ] || sed -n "$first,$((first + 14))p" "$log" | cut -c1-300
 		printf '%s\n' '-- the last lines:'
 		tail -n 8 "$log" | cut -c1-300

@@ -19,10 +19,10 @@ from runpy import run_path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "drgn"))
 
 from drgn import Program
-from tcp_pcap_reader.content import read_content
 from tcp_pcap_reader.layout import Layout
 from tcp_pcap_reader.report import Report
-from tcp_pcap_reader.walk import captures, records
+from tcp_pcap_reader.records import records, slot_content
+from tcp_pcap_reader.walk import captures
 
 from tap import READER, Tap, environment
 
@@ -38,7 +38,7 @@ def by_drgn(vmcore: str, vmlinux: str) -> list[str]:
     prog.load_debug_info([vmlinux])
     layout, report = Layout(prog), Report()
     return [
-        f"{capture.address:#x} {ring.name} {slot.record.serial} {slot.record.orig_len} {read_content(layout, slot).data.hex()}"
+        f"{capture.address:#x} {ring.name} {slot.record.serial} {slot.record.orig_len} {slot_content(layout, slot).data.hex()}"
         for capture in captures(layout, report)
         for ring in capture.rings.values()
         for slot in records(layout, report, capture, ring)

@@ -22,7 +22,8 @@ from drgn.helpers.linux.net import skb_shinfo
 from tcp_pcap_reader import cli
 from tcp_pcap_reader.layout import Layout
 from tcp_pcap_reader.report import Report
-from tcp_pcap_reader.walk import Capture, Ring, Slot, captures, records
+from tcp_pcap_reader.records import Slot, records
+from tcp_pcap_reader.walk import Capture, Ring, captures
 
 PT_LOAD = 1
 PT_NOTE = 4

@@ -17,7 +17,7 @@ from .corefile import size_and_promise
 from .filters import add_filters, matches, selector
 from .layout import Layout, no_debug_info
 from .owners import Owners
-from .packets import Gap, in_order, read_packet
+from .packets import Gap, Packet, in_order, read_packet
 from .report import FAILED, Report, Unreadable
 from .sockets import Socket, describe
 from .text import LIST_HEADER, SHOW_HEADER, Conversation, list_row, show_head, table
@@ -221,7 +221,7 @@ class Reader:
         if not owners.complete:
             self.report.damage("the files of some processes cannot be read; owners may be missing")
         found = (describe(self.layout, self.report, capture, owners) for capture in captures(self.layout, self.report))
-        return [socket for socket in found if matches(args, socket)]
+        return [socket for socket in found if socket and matches(args, socket)]
 
     @staticmethod
     def _list(sockets: Sequence[Socket]) -> None:
@@ -232,12 +232,10 @@ class Reader:
         for number, socket in enumerate(sockets):
             if number:
                 print()
-            lines = []
+            lines: list[Packet | Gap] = []
             for item in in_order(self.layout, self.report, socket.capture):
-                line = item if isinstance(item, Gap) else read_packet(self.layout, self.report, socket.capture, item)
-                if line:
-                    lines.append(line)
-            packets = [line for line in lines if not isinstance(line, Gap)]
+                lines.append(item if isinstance(item, Gap) else read_packet(self.layout, self.report, socket.capture, item))
+            packets = [line for line in lines if isinstance(line, Packet)]
             for text in show_head(socket, self.clock, [packet.record.time for packet in packets]):
                 print(text)
             conversation = Conversation(socket, packets)

@@ -9,9 +9,8 @@ from drgn import Object, Program, sizeof
 from drgn.helpers.linux.mm import page_to_phys, page_to_virt
 from drgn.helpers.linux.net import skb_shinfo
 
-from .layout import Layout
+from .layout import MAX_PACKET, Layout
 from .memory import READ_ERRORS, read_prefix
-from .walk import MAX_PACKET, Slot
 
 _NET_IOV = 1
 
@@ -27,9 +26,13 @@ class Content:
     problem: str | None = None
 
 
-def read_content(layout: Layout, slot: Slot) -> Content:
-    """Read a packet, up to the first byte that is missing."""
-    skb = slot.skb
+def read_content(layout: Layout, skb: Object, address: int) -> Content:
+    """
+    Read a packet, up to the first byte that is missing.
+
+    :param skb: value of the ``struct sk_buff``
+    :param address: where it is
+    """
     total = skb.len.value_()
     in_frags = skb.data_len.value_()
     linear = total - in_frags
@@ -41,7 +44,7 @@ def read_content(layout: Layout, slot: Slot) -> Content:
     except READ_ERRORS as error:
         return Content(b"", str(error))
     if total > MAX_PACKET or not 0 < linear <= room or data - head < sizeof(layout.rec_type):
-        return Content(b"", f"the sk_buff at {slot.address:#x} has impossible lengths")
+        return Content(b"", f"the sk_buff at {address:#x} has impossible lengths")
     pieces = read_prefix(layout.prog, data, linear)
     if len(pieces) < linear:
         return Content(pieces, f"memory at {data + len(pieces):#x} is missing")

@@ -21,10 +21,10 @@ from .layout import (
     state_text,
 )
 from .packets import Gap, Packet, in_order, read_packet
+from .records import Slot
 from .report import Report
 from .sockets import Socket
 from .text import congestion, counters, packet_notes
-from .walk import Slot
 
 LINKTYPE_RAW = 101
 
@@ -78,7 +78,7 @@ class Exporter:
         queues = [self._queue(number, socket, trailing) for number, socket in enumerate(sockets)]
         for _, number, _, slot, gaps in heapq.merge(*queues, key=lambda queued: queued[:3]):
             packet = read_packet(self._layout, self._report, sockets[number].capture, slot)
-            if packet and packet.data:
+            if packet.data:
                 writer.write_block(self._packet(section, number, packet, gaps))
                 self._written[number] = self._written.get(number, 0) + 1
         for number, socket in enumerate(sockets):

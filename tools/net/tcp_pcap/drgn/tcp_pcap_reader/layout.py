@@ -15,6 +15,9 @@ VERSION = 1
 
 _NULL_PAGE = 4096
 
+MAX_PACKET = 1 << 20
+"""More bytes than TCP puts into one packet (BIG TCP: 512 KiB)."""
+
 KIND_PACKET = 1
 DIR_IN = 1
 DIR_OUT = 2

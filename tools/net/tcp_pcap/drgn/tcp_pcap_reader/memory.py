@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from array import array
 
-from drgn import FaultError, Program
+from drgn import FaultError, Object, Program, Type
+
+from .layout import Layout
 
 READ_ERRORS = (FaultError, OSError, ValueError, OverflowError)
 """What drgn raises for an address that a dump does not have, that is no address, or that cannot be read."""
@@ -46,3 +48,13 @@ def read_pointers(prog: Program, address: int, count: int) -> list[int]:
     words = array({4: "I", 8: "Q"}[width])
     words.frombytes(prog.read(address, count * width))
     return words.tolist()
+
+
+def read_object(layout: Layout, kind: Type, address: int) -> Object | None:
+    """Read an object of the kernel. None if it is not there."""
+    if not layout.is_kernel(address):
+        return None
+    try:
+        return Object(layout.prog, kind, address=address).read_()
+    except READ_ERRORS:
+        return None

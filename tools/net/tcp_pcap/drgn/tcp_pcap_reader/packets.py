@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Union
 
 from . import headers
-from .content import read_content
 from .layout import (
     CHECKSUM_PARTIAL,
     DIR_IN,
@@ -18,7 +17,8 @@ from .layout import (
     Layout,
 )
 from .report import Report
-from .walk import Capture, Record, Ring, Slot, records, still_there
+from .records import Record, Slot, records, slot_content
+from .walk import Capture, Ring
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def missing_reason(ring: Ring) -> str:
         return "lost for want of memory"
     if ring.reclaimed:
         return "reclaimed under memory pressure"
-    return "unreadable, or being written when the memory was taken"
+    return "unreadable, or overwritten while the memory was read"
 
 
 def with_gaps(ring: Ring, slots: list[Slot]) -> Iterator[Found]:
@@ -116,13 +116,11 @@ def in_order(layout: Layout, report: Report, capture: Capture) -> list[Found]:
     return [item for _, item in found]
 
 
-def read_packet(layout: Layout, report: Report, capture: Capture, slot: Slot) -> Packet | None:
-    """Read one packet. None if a live kernel has reused its memory meanwhile."""
+def read_packet(layout: Layout, report: Report, capture: Capture, slot: Slot) -> Packet:
+    """Read one packet."""
     record = slot.record
     ring = capture.rings[record.dir]
-    content = read_content(layout, slot)
-    if not still_there(layout, ring, slot):
-        return None
+    content = slot_content(layout, slot)
     where = f"{capture.name}, ring {ring.name}, serial {record.serial}"
     if content.problem:
         report.damage(f"{where}: {content.problem}")

@@ -47,7 +47,13 @@ class Report:
             self._print("the output is partial")
         return self.status()
 
-    @staticmethod
-    def _print(text: str) -> None:
+    def _print(self, text: str) -> None:
         sys.stdout.flush()
         print(f"tcp_pcap: {text}", file=sys.stderr, flush=True)
+
+
+class QuietReport(Report):
+    """For what has been, or will be, reported elsewhere."""
+
+    def _print(self, text: str) -> None:
+        pass

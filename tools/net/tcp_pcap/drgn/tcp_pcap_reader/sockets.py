@@ -10,12 +10,12 @@ from typing import Union
 from drgn import Object, cast
 
 from . import headers
-from .content import read_content
 from .layout import DIR_IN, DIR_OUT, Layout, state_text
 from .memory import READ_ERRORS
 from .owners import Owner, Owners
-from .report import Report
-from .walk import Capture, records
+from .records import records, slot_content
+from .report import QuietReport, Report
+from .walk import Capture
 
 Address = Union[IPv4Address, IPv6Address]
 
@@ -89,17 +89,20 @@ def endpoint(address: Address | None, port: int) -> str:
     return f"{text}:{port or '*'}"
 
 
-def describe(layout: Layout, report: Report, capture: Capture, owners: Owners | None) -> Socket:
+def describe(layout: Layout, report: Report, capture: Capture, owners: Owners | None) -> Socket | None:
     """
     Find out what is known of a socket.
 
     :param owners: None to leave its processes out
+    :return: None if a running kernel has closed it meanwhile
     """
     found = Socket(capture)
     if capture.sk:
         try:
             _from_sock(layout, found, owners)
         except _ERRORS as error:
+            if layout.live:
+                return None
             report.damage(f"{capture.name}: its struct sock at {capture.sk:#x} cannot be used: {error}")
             found = Socket(capture)
     if not (found.local_port and found.remote_port) and found.state != "LISTEN":
@@ -152,11 +155,9 @@ def _unmapped(address: IPv6Address) -> Address:
 
 def _from_packets(layout: Layout, found: Socket) -> None:
     """The identity of a socket that has none (closed, or gone) is that of its packets."""
-    silent = Report()
-    silent.damage = silent.note = lambda text: None  # type: ignore[method-assign]
     for direction, ring in found.capture.rings.items():
-        for slot in records(layout, silent, found.capture, ring)[-1:]:
-            parsed = headers.parse(read_content(layout, slot).data, slot.record.net_len)
+        for slot in records(layout, QuietReport(), found.capture, ring)[-1:]:
+            parsed = headers.parse(slot_content(layout, slot).data, slot.record.net_len)
             if not parsed:
                 continue
             ends = [(ip_address(parsed.source), parsed.sport), (ip_address(parsed.destination), parsed.dport)]

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
-"""From tcp_pcap_shards to the records: lists, captures, rings, slots. Trusts nothing that it reads."""
+"""From tcp_pcap_shards to the slots: lists, captures, rings. Trusts nothing that it reads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from drgn import Object, Type
-
-from .layout import DIR_IN, DIR_OUT, KIND_PACKET, VERSION, Layout
-from .memory import READ_ERRORS, read_pointers
-from .report import Report
+from .layout import DIR_IN, DIR_OUT, Layout
+from .memory import READ_ERRORS, read_object, read_pointers
+from .report import QuietReport, Report
 
 MAX_CAPTURES = 1 << 24
 """More sockets than a host can have: a list that is longer is not a list."""
-MAX_PACKET = 1 << 20
-"""More bytes than TCP puts into one packet (BIG TCP: 512 KiB)."""
 
 _LIVE_TRIES = 5
 
@@ -79,52 +75,6 @@ class Capture:
         return f"socket {self.index} (tcp_pcap {self.address:#x})"
 
 
-@dataclass
-class Record:
-    """A struct tcp_pcap_rec, with the fields of the same names."""
-
-    magic: int
-    version: int
-    kind: int
-    dir: int
-    why: int
-    serial: int
-    time: int
-    order: int
-    orig_len: int
-    gso_segs: int
-    gso_size: int
-    flags: int
-    ip_summed: int
-    state: int
-    net_len: int
-    ca_state: int
-    verdict: int
-    snd_cwnd: int
-    ssthresh: int
-    srtt_us: int
-    snd_una: int
-    snd_nxt: int
-    rcv_nxt: int
-    rcv_wnd: int
-
-
-@dataclass
-class Slot:
-    """
-    A record and where it is.
-
-    :ivar skb: value of the ``struct sk_buff``
-    """
-
-    record: Record
-    skb: Object
-    address: int
-
-
-_RECORD_FIELDS = tuple(f.name for f in fields(Record))
-
-
 # Lists
 
 
@@ -184,7 +134,8 @@ def captures(layout: Layout, report: Report) -> Iterator[Capture]:
             report.damage(f"the list of shard {shard} {problem}; {len(nodes)} of its sockets were found")
         seen.update(nodes)
         for node in nodes:
-            capture = _read_capture(layout, report, index, node - layout.node_offset, shard)
+            # What a running kernel has closed meanwhile looks like damage.
+            capture = _read_capture(layout, QuietReport() if layout.live else report, index, node - layout.node_offset, shard)
             if capture:
                 yield capture
             index += 1
@@ -192,7 +143,7 @@ def captures(layout: Layout, report: Report) -> Iterator[Capture]:
 
 def _read_capture(layout: Layout, report: Report, index: int, address: int, shard: int) -> Capture | None:
     """:param address: ``struct tcp_pcap *``"""
-    read = _value(layout, layout.pcap_type, address)
+    read = read_object(layout, layout.pcap_type, address)
     if read is None:
         report.damage(f"socket {index}: its tcp_pcap at {address:#x} cannot be read")
         return None
@@ -207,14 +158,30 @@ def _read_capture(layout: Layout, report: Report, index: int, address: int, shar
         netns_cookie=value["netns_cookie"],
         size_in=value["size_in"],
         size_out=value["size_out"],
-        rings={DIR_IN: _ring(DIR_IN, value["in"]), DIR_OUT: _ring(DIR_OUT, value["out"])},
+        rings=_rings(value),
     )
     for ring in capture.rings.values():
         _read_slots(layout, report, capture, ring)
     return capture
 
 
+def refresh(layout: Layout, capture: Capture, ring: Ring) -> None:
+    """Read a ring of the running kernel again: it may have turned over since it was found. It is empty if it is gone."""
+    read = read_object(layout, layout.pcap_type, capture.address)
+    ring.slots = []
+    if read is None or read.sk.value_() != capture.sk:
+        return
+    fresh = _rings(read.value_())[ring.direction]
+    _read_slots(layout, QuietReport(), capture, fresh)
+    vars(ring).update(vars(fresh))
+
+
 # Rings
+
+
+def _rings(value: dict[str, Any]) -> dict[int, Ring]:
+    """:param value: of a ``struct tcp_pcap``"""
+    return {DIR_IN: _ring(DIR_IN, value["in"]), DIR_OUT: _ring(DIR_OUT, value["out"])}
 
 
 def _ring(direction: int, value: dict[str, Any]) -> Ring:
@@ -273,95 +240,8 @@ def _pointers(layout: Layout, address: int, count: int) -> list[int] | None:
         return None
 
 
-# Records
-
-
-def records(layout: Layout, report: Report, capture: Capture, ring: Ring) -> list[Slot]:
-    """The valid records of a ring, oldest first."""
-    found = []
-    for number, address in enumerate(ring.slots):
-        if not address:
-            continue
-        slot, problem = _read_record(layout, ring, number, address)
-        if slot:
-            found.append(slot)
-        elif problem and not (layout.live and _gone(layout, ring, number, address)):
-            report.damage(f"{capture.name}, ring {ring.name}, slot {number}: {problem}")
-    found.sort(key=lambda slot: slot.record.serial)
-    return found
-
-
 def slot_pointer(layout: Layout, ring: Ring, number: int) -> int:
     """What a slot holds now."""
     width = layout.prog.type("void *").size
     chunk = layout.prog.read_word(ring.chunks + number // layout.chunk_slots * width)
     return layout.prog.read_word(chunk + number % layout.chunk_slots * width)
-
-
-def _gone(layout: Layout, ring: Ring, number: int, address: int) -> bool:
-    """Whether a live kernel has put something else into a slot by now."""
-    try:
-        return slot_pointer(layout, ring, number) != address
-    except READ_ERRORS:
-        return True
-
-
-def still_there(layout: Layout, ring: Ring, slot: Slot) -> bool:
-    """Whether a live kernel has left a record alone since it was read. Its memory is reused for later packets."""
-    if not layout.live:
-        return True
-    number = slot.record.serial % ring.size
-    if _gone(layout, ring, number, slot.address):
-        return False
-    again, _ = _read_record(layout, ring, number, slot.address)
-    return again is not None and again.record.serial == slot.record.serial
-
-
-def _read_record(layout: Layout, ring: Ring, number: int, address: int) -> tuple[Slot | None, str | None]:
-    """
-    :param address: ``struct sk_buff *``
-    :return: the record, or what is wrong with it; neither for one that is just being written
-    """
-    skb = _value(layout, layout.skb_type, address)
-    if skb is None:
-        return None, f"the sk_buff at {address:#x} cannot be read"
-    head = skb.head.value_()
-    read = _value(layout, layout.rec_type, head)
-    if read is None:
-        return None, f"the record at {head:#x} cannot be read"
-    value = read.value_()
-    record = Record(**{name: value[name] for name in _RECORD_FIELDS})
-    problem = _implausible(layout, record, ring)
-    if problem:
-        return None, f"the record at {head:#x} {problem}"
-    if record.serial % ring.size != number:
-        return None, f"the record at {head:#x} has serial {record.serial}, which belongs into another slot"
-    if record.serial == ring.next or record.serial == ring.oldest - 1:
-        return None, None
-    if not ring.oldest <= record.serial < ring.next:
-        return None, f"the record at {head:#x} has serial {record.serial}, not in [{ring.oldest}, {ring.next})"
-    return Slot(record, skb, address), None
-
-
-def _value(layout: Layout, kind: Type, address: int) -> Object | None:
-    """Read an object of the kernel."""
-    if not layout.is_kernel(address):
-        return None
-    try:
-        return Object(layout.prog, kind, address=address).read_()
-    except READ_ERRORS:
-        return None
-
-
-def _implausible(layout: Layout, record: Record, ring: Ring) -> str | None:
-    if record.magic != layout.magic:
-        return f"has magic {record.magic:#x}"
-    if record.version != VERSION:
-        return f"has version {record.version}"
-    if record.kind != KIND_PACKET:
-        return f"is of kind {record.kind}"
-    if record.dir != ring.direction:
-        return f"has direction {record.dir}"
-    if not record.net_len + 20 <= record.orig_len <= MAX_PACKET:
-        return f"has an original length of {record.orig_len}"
-    return None

@@ -93,6 +93,15 @@ def read_capture(path):
     return flows
 
 
+def without_jumbo(raw, length):
+    """Take out the jumbo payload option (RFC 2675) that the reader adds, and says so, to tell a length above 64 KiB."""
+    if raw[0] >> 4 == 6 and raw[4:7] == bytes(3) and raw[41:44] == b"\0\xc2\4":
+        if int.from_bytes(raw[44:48], "big") != length - 40:
+            raise ValueError("jumbo payload option with a wrong length")
+        return raw[:6] + raw[40:41] + raw[7:40] + raw[48:], length - 8
+    return raw, length
+
+
 def read_export(path):
     """{(local, remote, "in" or "out"): packets} of a pcapng; not by the library that the reader writes it with."""
     flows = {}
@@ -104,7 +113,7 @@ def read_export(path):
                 continue
             block = EnhancedPacketBlockLE(body)
             time = (block.ts_high << 32 | block.ts_low) / 1e9
-            packet = Packet(block.pkt_data, block.pkt_len, time)
+            packet = Packet(*without_jumbo(block.pkt_data, block.pkt_len), time)
             flags = next(option.data for option in block.opts if option.code == EPB_FLAGS)
             direction = struct.unpack("<I", flags)[0] & 3
             key = (packet.dst, packet.src, "in") if direction == INBOUND else (packet.src, packet.dst, "out")

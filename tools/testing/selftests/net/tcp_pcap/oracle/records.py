@@ -54,20 +54,23 @@ def ring(prog, ring, chunk_slots):
     return result
 
 
+def enumerators(prog, enum, prefix):
+    """(name without prefix, value) of each."""
+    return [(e.name.removeprefix(prefix).lower(), e.value) for e in prog.type(f"enum {enum}").enumerators]
+
+
 def walk(core, vmlinux):
     """{(local, remote): {"in": ring, "out": ring}} of all captures with a socket."""
     prog = drgn.Program()
     prog.set_core_dump(core)
     prog.load_debug_info([vmlinux])
     slots = int(prog.constant("TCP_PCAP_CHUNK_SLOTS"))
-    why = {value: name.removeprefix("TCP_PCAP_WHY_").lower() for name, value, *_ in prog.type("enum tcp_pcap_why").enumerators}
     found = {}
     for shard in prog["tcp_pcap_shards"]:
         for pcap in list_for_each_entry("struct tcp_pcap", shard.captures.address_of_(), "node"):
             if pcap.sk:
-                found[tuple_of(prog, pcap.sk)] = {"in": ring(prog, pcap.member_("in"), slots), "out": ring(prog, pcap.out, slots)}
-    flags = {name.removeprefix("TCP_PCAP_F_").lower(): value
-             for name, value, *_ in prog.type("enum tcp_pcap_flags").enumerators}
-    constants = {"why": why, "flags": flags, "magic": int(prog.constant("TCP_PCAP_MAGIC")),
+                found[tuple_of(prog, pcap.sk)] = {way: ring(prog, pcap.member_(way), slots) for way in ("in", "out")}
+    why = {value: name for name, value in enumerators(prog, "tcp_pcap_why", "TCP_PCAP_WHY_")}
+    constants = {"why": why, "flags": dict(enumerators(prog, "tcp_pcap_flags", "TCP_PCAP_F_")), "magic": int(prog.constant("TCP_PCAP_MAGIC")),
                  "version": int(prog.constant("TCP_PCAP_VERSION"))}
     return found, constants

@@ -5,11 +5,6 @@
 One process runs all scenarios, since sockets must stay open: a history ends with its socket. What was done is written
 to manifest.json for compare.py. The captures are stopped and copied to the output folder; then, with --panic, the
 kernel is crashed with every history in it.
-
-    a --veth-- b              "direct": the sender's super-segments are seen whole on both ends
-    c --veth-- r --veth-- d   "routed": packets of one MSS on the wire, cut by software before tcpdump sees them, merged
-                              by GRO at the ends; netem in r, which is neither end: at the sender's own egress it drops
-                              before tcpdump sees the packet
 """
 
 import argparse
@@ -19,286 +14,30 @@ import fcntl
 import json
 import mmap
 import os
-import random
 import select
-import shutil
-import signal
 import socket
 import struct
-import subprocess
 import sys
 import termios
-import threading
 import time
-import traceback
 
-TCP_PCAP_OUT, TCP_PCAP_IN = 47, 48
-CLONE_NEWNET = 0x40000000
+from connections import (
+    End,
+    World,
+    background,
+    data_source,
+    large_buffers,
+    receive,
+    talk,
+    transfer,
+)
+from network import ADDR, DIRECT, ROUTED, Captures, Net, libc, pin
+
 IP_OPTIONS, IP_MTU_DISCOVER, IPV6_FLOWLABEL_MGR, IPV6_FLOWINFO_SEND, IPV6_AUTOFLOWLABEL = 4, 10, 32, 33, 70
-SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
-SO_ZEROCOPY, MSG_ZEROCOPY, MSG_FASTOPEN = 60, 0x4000000, 0x20000000
+SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000
 
 # Nothing is to be lost for want of room, but where that is the test.
 PAGES_MAX, MEMORY_MAX = 1 << 20, 1 << 28
-
-DIRECT, ROUTED = ("a", "b"), ("c", "d")
-ADDR = {
-    "a": {4: "10.1.0.1", 6: "fd01::1"}, "b": {4: "10.1.0.2", 6: "fd01::2"},
-    "c": {4: "10.2.0.1", 6: "fd02::1"}, "d": {4: "10.3.0.1", 6: "fd03::1"},
-}
-CAPTURED = {"a": "veth_a", "b": "veth_b", "c": "veth_c", "d": "veth_d"}
-NAMESPACES = "abcdr"
-SERVER_PORTS, CLIENT_PORTS = 10000, 40000
-
-libc = ctypes.CDLL(None, use_errno=True)
-data_source = random.Random(7).randbytes(1 << 20)
-
-
-# Network -------------------------------------------------------------------------------------------------------------
-
-class Net:
-    """The namespaces; enter() moves the calling thread."""
-
-    def __init__(self):
-        self.fds = {"init": os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)}
-        for ns in NAMESPACES:
-            if libc.unshare(CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "unshare")
-            self.fds[ns] = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-    def enter(self, ns):
-        if libc.setns(self.fds[ns], CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
-
-    def run(self, ns, *cmd, text=None):
-        self.enter(ns)
-        subprocess.run(cmd, input=text, text=True, check=True)
-
-    def ip(self, ns, script):
-        self.run(ns, "ip", "-batch", "-", text=script)
-
-    def sysctl(self, ns, **values):
-        self.enter(ns)
-        for name, value in values.items():
-            with open(f"/proc/sys/net/{name.replace('__', '/')}", "w") as f:
-                f.write(str(value))
-
-    def offload(self, ns, dev, **on):
-        """ethtool -K, without the need for the program."""
-        command = {"gro": 0x2c, "tso": 0x1f}
-        self.enter(ns)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            for what, value in on.items():
-                arg = ctypes.create_string_buffer(struct.pack("=II", command[what], value))
-                fcntl.ioctl(s, 0x8946, struct.pack("16sP", dev.encode(), ctypes.addressof(arg)))
-
-    def netem(self, *args):
-        """What packets of the routed pair suffer, both ways; none: nothing."""
-        for dev in ("veth_rc", "veth_rd"):
-            if args:
-                self.run("r", "tc", "qdisc", "replace", "dev", dev, "root", "netem", "limit", "10000", *args)
-            else:
-                self.run("r", "tc", "qdisc", "del", "dev", dev, "root")
-
-    def coalesced(self, ns):
-        self.enter(ns)
-        with open("/proc/thread-self/net/netstat") as f:
-            names, values = [line.split() for line in f if line.startswith("TcpExt:")]
-        return int(values[names.index("TCPBacklogCoalesce")])
-
-    def up(self):
-        # A namespace is named by a file descriptor of ours, so that ip needs no files of its own.
-        path = {ns: f"/proc/{os.getpid()}/fd/{fd}" for ns, fd in self.fds.items()}
-        self.ip("a", f"link add veth_a type veth peer name veth_b netns {path['b']}")
-        self.ip("r", f"link add veth_rc type veth peer name veth_c netns {path['c']}\n"
-                     f"link add veth_rd type veth peer name veth_d netns {path['d']}")
-        for ns, dev, v4, v6 in (("a", "veth_a", "10.1.0.1", "fd01::1"), ("b", "veth_b", "10.1.0.2", "fd01::2"),
-                                ("c", "veth_c", "10.2.0.1", "fd02::1"), ("d", "veth_d", "10.3.0.1", "fd03::1")):
-            self.sysctl(ns, ipv6__conf__default__accept_dad=0)
-            self.ip(ns, f"addr add {v4}/24 dev {dev}\naddr add {v6}/64 dev {dev} nodad\n"
-                        f"link set lo up\nlink set {dev} up")
-        self.ip("r", "addr add 10.2.0.2/24 dev veth_rc\naddr add fd02::2/64 dev veth_rc nodad\n"
-                     "addr add 10.3.0.2/24 dev veth_rd\naddr add fd03::2/64 dev veth_rd nodad\n"
-                     "link set veth_rc up\nlink set veth_rd up")
-        self.sysctl("r", ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
-        self.ip("c", "route add default via 10.2.0.2\nroute add default via fd02::2")
-        self.ip("d", "route add default via 10.3.0.2\nroute add default via fd03::2")
-        for ns, dev in (("c", "veth_c"), ("d", "veth_d")):
-            self.offload(ns, dev, tso=0, gro=1)
-        for dev in ("veth_rc", "veth_rd"):
-            self.offload("r", dev, tso=0)
-
-
-# Connections ---------------------------------------------------------------------------------------------------------
-
-class End:
-    def __init__(self, ns, role, sock, n_in, n_out):
-        self.ns, self.role, self.sock, self.n_in, self.n_out = ns, role, sock, n_in, n_out
-
-    def describe(self):
-        return {"ns": self.ns, "file": f"{self.ns}.pcap", "role": self.role, "n": {"in": self.n_in, "out": self.n_out}}
-
-
-class World:
-    """What scenarios use; records what they do."""
-
-    def __init__(self, net):
-        self.net, self.connections, self.kept, self.next_port = net, [], [], SERVER_PORTS
-        self.missing = False
-        self.scenario = None
-
-    def port(self):
-        self.next_port += 1
-        return self.next_port
-
-    def size(self, sock, n_in, n_out):
-        if not self.missing:
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_PCAP_IN, n_in)
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_PCAP_OUT, n_out)
-
-    def socket(self, ns, ip):
-        self.net.enter(ns)
-        s = socket.socket(socket.AF_INET if ip == 4 else socket.AF_INET6, socket.SOCK_STREAM)
-        s.settimeout(20)
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        return s
-
-    @staticmethod
-    def address(ns, ip):
-        return f"::ffff:{ADDR[ns][4]}" if ip == "mapped" else ADDR[ns][ip]
-
-    def pair(self, pair, ip, n, n_in=None, setup=None, sized=True, fastopen=None, active=None, **expect):
-        """A connection from pair[0] to pair[1]: (client, server). setup(sock, role) sees each socket before it is used."""
-        n_in = n if n_in is None else n_in
-        listener, client = self.socket(pair[1], ip), active or self.socket(pair[0], ip)
-        for s, role in ((listener, "passive"), (client, "active")):
-            if sized:
-                self.size(s, n_in, n)
-            if setup:
-                setup(s, role)
-        listener.bind((self.address(pair[1], ip), self.port()))
-        listener.listen(16)
-        to = listener.getsockname()
-        # Ports that are the same in every run: tshark guesses protocols by them.
-        if not active:
-            client.bind((self.address(pair[0], ip), to[1] + CLIENT_PORTS))
-        if fastopen is None:
-            client.connect(to)
-        else:
-            client.settimeout(None)
-            client.sendto(fastopen, MSG_FASTOPEN, to)
-            client.settimeout(20)
-        server = listener.accept()[0]
-        server.settimeout(20)
-        listener.close()
-        for s in (client, server):
-            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.keep(ip, End(pair[0], "active", client, n_in, n), End(pair[1], "passive", server, n_in, n), **expect)
-        return client, server
-
-    def keep(self, ip, first, second, **expect):
-        """Enter a connection into the manifest; expect: see compare.py."""
-        self.kept += [first.sock, second.sock]
-        ends = [first.describe(), second.describe()]
-        for end in ends:
-            end["segmented"] = end["ns"] in ROUTED
-        ends[0]["local"] = ends[1]["remote"] = plain(first.sock.getsockname())
-        ends[1]["local"] = ends[0]["remote"] = plain(second.sock.getsockname())
-        self.connections.append({"scenario": self.scenario, "ip": ip, "ends": ends, "expect": expect})
-
-    def run(self, scenario, name):
-        self.scenario = name
-        first = len(self.connections)
-        before = {ns: self.net.coalesced(ns) for ns in CAPTURED}
-        error = None
-        started = time.monotonic()
-        try:
-            scenario(self)
-        except Exception:
-            error = traceback.format_exc()
-            print(f"{name}: {error}", file=sys.stderr)
-        moved = {ns: self.net.coalesced(ns) - before[ns] for ns in CAPTURED}
-        for connection in self.connections[first:]:
-            connection["coalesced"] = moved
-        print(f"{name}: {time.monotonic() - started:.2f} s", file=sys.stderr)
-        return {"name": name, "error": error, "coalesced": moved}
-
-
-def plain(address):
-    return [address[0].removeprefix("::ffff:"), address[1]]
-
-
-def receive(sock, length):
-    got = bytearray()
-    while len(got) < length:
-        part = sock.recv(length - len(got))
-        if not part:
-            raise EOFError(f"{len(got)} of {length} bytes")
-        got += part
-    return got
-
-
-def talk(client, server, rounds, request=120, response=400):
-    for i in range(rounds):
-        client.sendall(data_source[i:i + request])
-        receive(server, request)
-        server.sendall(data_source[-request - i - response:][:response])
-        receive(client, response)
-
-
-def transfer(flows, seconds=30):
-    """Move bytes on [(sender, receiver, length)] at once."""
-    left = {}
-    for sender, receiver, length in flows:
-        left[sender], left[receiver] = left.get(sender, [0, 0]), left.get(receiver, [0, 0])
-        left[sender][0] += length
-        left[receiver][1] += length
-    end = time.monotonic() + seconds
-    try:
-        for s in left:
-            s.setblocking(False)
-        while any(a or b for a, b in left.values()):
-            if time.monotonic() > end:
-                raise TimeoutError(f"still to move: {list(left.values())}")
-            readable, writable, _ = select.select([s for s in left if left[s][1]], [s for s in left if left[s][0]], [], 1)
-            for s in readable:
-                part = s.recv(min(left[s][1], 1 << 18))
-                if not part:
-                    raise EOFError(f"{left[s][1]} bytes missing")
-                left[s][1] -= len(part)
-            for s in writable:
-                at = left[s][0] % 4096
-                left[s][0] -= s.send(data_source[at:at + min(left[s][0], 1 << 17)])
-    finally:
-        for s in left:
-            s.settimeout(20)
-
-
-def large_buffers(sock, role):
-    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
-    sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 8 << 20)
-
-
-@contextlib.contextmanager
-def background(function, cpu=0):
-    """Run function in a thread of its own meanwhile."""
-    def run():
-        pin(0, cpu)
-        function()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield
-    thread.join()
-
-
-def pin(pid, cpu):
-    """Between the ends of a plain veth nothing keeps the order of packets sent on two CPUs: what tcpdump saw first may
-    reach the socket last. So one CPU sends, but where NAPI (for GRO) keeps the order."""
-    os.sched_setaffinity(pid, {cpu % os.cpu_count()})
-
-
-# Scenarios -----------------------------------------------------------------------------------------------------------
 
 scenarios = []
 
@@ -410,16 +149,12 @@ def two_cpus(w):
         for n in (64, 1024):
             c, s = w.pair(ROUTED, ip, n)
 
-            def echo():
-                left = size
-                while left:
-                    part = s.recv(20000)
-                    left -= len(part)
-                    s.sendall(part[:len(part) // 4])
+            def answer():
+                for _ in range(64):
+                    s.sendall(receive(s, size // 64)[:4000])
 
-            with background(echo, cpu=1):
-                with background(lambda: receive(c, size // 8)):
-                    c.sendall(data_source[:size])
+            with background(answer, cpu=1), background(lambda: receive(c, 64 * 4000)):
+                c.sendall(data_source[:size])
 
 
 @scenario
@@ -560,22 +295,19 @@ def fields_ipv6(w):
 @scenario
 def source_route(w):
     """By way of the router: the IP header names it, the route in an option or header names the peer."""
-    w.net.sysctl("r", ipv4__conf__all__accept_source_route=1, ipv6__conf__all__seg6_enabled=1)
-    for ns, dev in (("r", "veth_rc"), ("r", "veth_rd"), ("c", "veth_c"), ("d", "veth_d")):
-        w.net.sysctl(ns, **{f"ipv4__conf__{dev}__accept_source_route": 1, f"ipv6__conf__{dev}__seg6_enabled": 1})
-    for ns in ROUTED:
-        w.net.sysctl(ns, ipv4__conf__all__accept_source_route=1, ipv6__conf__all__seg6_enabled=1)
-    hop = {"active": ("10.2.0.2", "fd02::2"), "passive": ("10.3.0.2", "fd03::2")}
+    for ns, devices in (("c", ["veth_c"]), ("r", ["veth_rc", "veth_rd"]), ("d", ["veth_d"])):
+        for dev in ["all", *devices]:
+            w.net.sysctl(ns, **{f"ipv4__conf__{dev}__accept_source_route": 1, f"ipv6__conf__{dev}__seg6_enabled": 1})
 
     def setup4(sock, role):
         # Loose source route; the kernel adds the peer.
         if role == "active":
-            route = bytes([131, 7, 4]) + socket.inet_aton(hop[role][0]) + bytes([0])
+            route = bytes([131, 7, 4]) + socket.inet_aton("10.2.0.2") + bytes([0])
             sock.setsockopt(socket.IPPROTO_IP, IP_OPTIONS, route)
 
     def setup6(sock, role):
         # Segment routing header: next header, length, type, segments left, last entry, flags, tag; the peer, the hop.
-        via = socket.inet_pton(socket.AF_INET6, hop[role][1])
+        via = socket.inet_pton(socket.AF_INET6, "fd02::2" if role == "active" else "fd03::2")
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RTHDR, bytes([0, 4, 4, 1, 1, 0, 0, 0]) + bytes(16) + via)
 
     for ip, setup in ((4, setup4), (6, setup6)):
@@ -784,36 +516,6 @@ def reset_by_timeout(w):
     w.net.netem()
 
 
-# -------------------------------------------------------------------------------------------------------------------
-
-class Captures:
-    """tcpdump on each end, into memory: the output folder may be slow."""
-
-    def __init__(self, net, folder):
-        self.folder, self.running = folder, {}
-        os.makedirs(folder, exist_ok=True)
-        for ns, dev in CAPTURED.items():
-            net.enter(ns)
-            self.running[ns] = subprocess.Popen(
-                ["tcpdump", "-i", dev, "-s", "0", "-B", "32768", "-U", "-n", "--time-stamp-precision=nano", "-Z", "root",
-                 "-w", f"{folder}/{ns}.pcap", "tcp or ip6"], stderr=subprocess.PIPE, text=True)
-        for ns, process in self.running.items():
-            pin(process.pid, 1)
-            if "listening on" not in (line := process.stderr.readline()):
-                raise RuntimeError(f"tcpdump in {ns}: {line}{process.stderr.read()}")
-
-    def stop(self, out):
-        report = {}
-        for process in self.running.values():
-            process.send_signal(signal.SIGINT)
-        for ns, process in self.running.items():
-            text = process.stderr.read()
-            process.wait()
-            report[ns] = text.split("\n")
-            shutil.copyfile(f"{self.folder}/{ns}.pcap", f"{out}/{ns}.pcap")
-        return report
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder for the captures and manifest.json")
@@ -832,9 +534,10 @@ def main():
         net.sysctl("init", ipv4__tcp_pcap_frags_max=PAGES_MAX, ipv4__tcp_pcap_mem_max=MEMORY_MAX)
     results = [world.run(s, s.__name__) for s in scenarios if not args.only or s.__name__ in args.only]
 
-    # Delayed ACKs first; then the kernel hands over the last block of each capture after a second.
-    time.sleep(1.5)
-    stopped = time.monotonic_ns()
+    # Delayed ACKs first; then tcpdump gets what it has not seen yet, which takes up to a second.
+    time.sleep(0.5)
+    stopped = {"monotonic": time.monotonic(), "real": time.time()}
+    time.sleep(1.2)
     manifest = {
         "stopped": stopped,
         "missing": world.missing,
