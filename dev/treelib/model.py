@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-HARNESS = ("dev/", "patches/", ".ci/")
+HARNESS = ("dev/", "patches/", ".ci/", ".git/")
 JUNK = ("__pycache__", "*.pyc", "*.orig", "*.rej", "*~", ".*.sw?", "*.o", "tags", "cscope.*")
 
 

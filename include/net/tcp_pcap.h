@@ -189,11 +189,13 @@ struct tcp_pcap_rec {
 	__u32	rcv_nxt;
 	__u32	rcv_wnd;
 	__u32	pages;
-	__u32	reserved2;
+	__u32	reserved2[2];
 };
 
 static_assert(sizeof(struct tcp_pcap_rec) <= 96);
-static_assert(sizeof(struct tcp_pcap_rec) % 8 == 0);
+/* No padding: it is written as bytes, and must not carry any of the stack. */
+static_assert(offsetofend(struct tcp_pcap_rec, reserved2) ==
+	      sizeof(struct tcp_pcap_rec));
 
 /**
  * struct tcp_pcap_ring - the last packets of one direction
@@ -261,8 +263,8 @@ struct tcp_pcap {
 
 /**
  * struct tcp_pcap_shard - captures that were created on one CPU
- * @lock: protects @captures and the chunks of their rings against all but the
- *   owner; taken with BH off
+ * @lock: protects @captures, and keeps the owners of their sockets from taking
+ *   slots away; taken with BH off
  * @captures: list of struct tcp_pcap
  */
 struct tcp_pcap_shard {
@@ -305,7 +307,6 @@ void __tcp_pcap_destroy(struct sock *sk);
 
 /* net/ipv4/tcp_pcap/glue.c */
 void tcp_pcap_enable(void);
-bool tcp_pcap_enabled(void);
 void tcp_pcap_free_rcu(struct tcp_pcap *pcap);
 
 #ifdef CONFIG_SYSCTL
@@ -320,12 +321,11 @@ static inline int tcp_pcap_sysctl_net_init(struct net *net)
 static inline void tcp_pcap_sysctl_net_exit(struct net *net) { }
 #endif
 
-/* The history of a socket that we own: it is locked by us, or nobody else can
- * see it yet.
- */
+/* The history of a socket that we own. */
 static inline struct tcp_pcap *tcp_pcap_owned(const struct sock *sk)
 {
-	return rcu_dereference_protected(tcp_sk(sk)->pcap, 1);
+	return rcu_dereference_protected(tcp_sk(sk)->pcap,
+					 lockdep_sock_is_held(sk));
 }
 
 /**
@@ -446,7 +446,8 @@ static inline void tcp_pcap_disconnect(struct sock *sk)
  */
 static inline void tcp_pcap_destroy(struct sock *sk)
 {
-	if (static_branch_unlikely(&tcp_pcap_key) && tcp_pcap_owned(sk))
+	if (static_branch_unlikely(&tcp_pcap_key) &&
+	    rcu_access_pointer(tcp_sk(sk)->pcap))
 		__tcp_pcap_destroy(sk);
 }
 

@@ -8,7 +8,6 @@
  * a C unit uses.
  */
 #include <linux/btf.h>
-#include <linux/capability.h>
 #include <linux/init.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
@@ -30,14 +29,15 @@ void tcp_pcap_enable(void)
 	static_branch_enable(&tcp_pcap_key);
 }
 
-bool tcp_pcap_enabled(void)
+static void tcp_pcap_free(struct rcu_head *rcu)
 {
-	return static_key_enabled(&tcp_pcap_key);
+	kfree(container_of(rcu, struct tcp_pcap, rcu));
+	atomic_long_sub(sizeof(struct tcp_pcap), &tcp_pcap_mem.used);
 }
 
 void tcp_pcap_free_rcu(struct tcp_pcap *pcap)
 {
-	kfree_rcu(pcap, rcu);
+	call_rcu(&pcap->rcu, tcp_pcap_free);
 }
 
 static int __net_init tcp_pcap_net_init(struct net *net)
@@ -103,7 +103,16 @@ static int __init tcp_pcap_init(void)
 	tcp_pcap_frags.max = pages / 32;
 	tcp_pcap_mem.max = pages / 64 * PAGE_SIZE;
 
+	return 0;
+}
+
+/* Before anybody can have a socket. */
+core_initcall(tcp_pcap_init);
+
+static int __init tcp_pcap_net_ops_init(void)
+{
 	return register_pernet_subsys(&tcp_pcap_net_ops);
 }
-/* After the sockets' own namespace set-up (fs_initcall), before anything can set an option. */
-device_initcall(tcp_pcap_init);
+
+/* After the namespace set-up of sockets and sysctls (fs_initcall). */
+fs_initcall_sync(tcp_pcap_net_ops_init);

@@ -231,6 +231,20 @@ pub(crate) fn has_length(header: &[u8], total: usize) -> bool {
     field == Some(&want)
 }
 
+/// Whether the length in `header` is that of `total` bytes or more.
+pub(crate) fn claims_at_least(header: &[u8], total: usize) -> bool {
+    let field = |at: usize| {
+        let hi = header.get(at).copied().unwrap_or(0);
+        let lo = header.get(at.saturating_add(1)).copied().unwrap_or(0);
+        usize::from(u16::from_be_bytes([hi, lo]))
+    };
+    match version(header) {
+        Some(4) => field(2) >= total,
+        Some(6) => field(4).saturating_add(IPV6_LEN) >= total,
+        _ => true,
+    }
+}
+
 /// Whether the checksum of an IPv4 header with options, which may have been changed on the way, is
 /// right. It is for any other header: the IP layer checked it.
 pub(crate) fn has_checksum(header: &[u8]) -> bool {
@@ -274,6 +288,18 @@ mod tests {
         assert_eq!(checksum(&h), 0xb861);
         assert_eq!(checksum(&[]), 0xffff);
         assert_eq!(checksum(&[0xff]), !0xff00);
+    }
+
+    #[test]
+    fn longer_and_shorter_than_claimed() {
+        assert!(claims_at_least(&V4, 0x73));
+        assert!(claims_at_least(&V4, 0x40));
+        assert!(!claims_at_least(&V4, 0x74));
+        let mut h = [0u8; 40];
+        h[0] = 0x60;
+        h[5] = 10;
+        assert!(claims_at_least(&h, 50));
+        assert!(!claims_at_least(&h, 51));
     }
 
     #[test]

@@ -30,7 +30,7 @@ const DIRS: [Dir; 2] = [Dir::In, Dir::Out];
 ///
 /// `ENOMEM`; `ENOBUFS` at the limit of memory.
 fn begin(sk: &TcpSock, size_in: u32, size_out: u32, flags: Flags) -> Result {
-    let mut owner = Capture::new(flags)?.attach(sk);
+    let mut owner = Capture::new(flags)?.attach(sk)?;
     owner.set_size(Dir::In, size_in);
     owner.set_size(Dir::Out, size_out);
     provide_slots(sk, &mut owner);
@@ -75,6 +75,17 @@ pub(crate) fn inherit(child: &TcpSock, size_in: u32, size_out: u32, flags: Flags
 pub(crate) struct Prepared {
     capture: Option<Capture>,
     slots: Slots,
+    /// Whether records can be moved to `slots`, or may be dropped for want of memory.
+    may_move: bool,
+}
+
+/// What came of [`set_size`], with what is left over, to be dropped after unlock.
+pub(crate) enum Outcome {
+    /// The size is set.
+    Done(#[expect(dead_code)] Prepared),
+    /// Nothing was changed: since it was prepared, packets came or another thread ended the
+    /// history.
+    Again(#[expect(dead_code)] Prepared),
 }
 
 impl Prepared {
@@ -83,81 +94,81 @@ impl Prepared {
     /// # Errors
     ///
     /// `ENOMEM`; `ENOBUFS` at the limit of memory. A ring can always be made smaller: for want of
-    /// memory it then loses packets, and counts them.
+    /// memory it then drops packets.
     pub(crate) fn new(n: u32, present: Present) -> Result<Self> {
-        let mut slots = Slots::new(n);
-        let mut capture = None;
+        let mut prepared = Self {
+            capture: None,
+            slots: Slots::new(n),
+            may_move: n == 0,
+        };
         match present {
-            Present::Nothing if n != 0 => capture = Some(Capture::new(GFP_KERNEL)?),
-            // Another thread may end the history before the socket is locked.
-            Present::Empty if n != 0 => capture = Capture::new(GFP_KERNEL).ok(),
+            Present::Nothing if n != 0 => prepared.capture = Some(Capture::new(GFP_KERNEL)?),
             // Records will move in under the socket's lock, where nothing may sleep.
             Present::Slots(size) => {
-                slots
-                    .populate(GFP_KERNEL)
-                    .or_else(|e| if n < size { Ok(()) } else { Err(e) })?;
-                capture = Capture::new(GFP_KERNEL).ok();
+                let populated = prepared.slots.populate(GFP_KERNEL);
+                if n >= size {
+                    populated?;
+                }
+                prepared.may_move = true;
             }
             _ => {}
         }
-        Ok(Self { capture, slots })
+        Ok(prepared)
     }
 }
 
-/// Sets the size of one direction to `n`. The socket is locked by the caller.
-///
-/// Returns what is left over, to be dropped after unlock.
+/// Sets the size of one direction to `n`. The socket is locked by the caller; `owner` is its
+/// history.
 ///
 /// # Errors
 ///
-/// `ENOMEM` if another thread ended the history meanwhile, and there was no memory for a new one.
-pub(crate) fn set_size(sk: &TcpSock, dir: Dir, n: u32, prepared: Prepared) -> Result<Prepared> {
-    let Prepared { mut capture, slots } = prepared;
-    let mut owner = match Owner::of(sk) {
-        Some(owner) => owner,
-        None if n == 0 => return Ok(Prepared { capture, slots }),
-        None => capture.take().ok_or(ENOMEM)?.attach(sk),
+/// None in practice: `EBUSY` if the socket has a history that is not `owner`.
+pub(crate) fn set_size(
+    sk: &TcpSock,
+    owner: Option<Owner<'_>>,
+    dir: Dir,
+    n: u32,
+    mut prepared: Prepared,
+) -> Result<Outcome> {
+    let mut owner = match (owner, prepared.capture.take()) {
+        (Some(owner), capture) => {
+            prepared.capture = capture;
+            owner
+        }
+        (None, Some(capture)) => capture.attach(sk)?,
+        (None, None) if n == 0 => return Ok(Outcome::Done(prepared)),
+        (None, None) => return Ok(Outcome::Again(prepared)),
     };
+    if owner.ring(dir).is_populated() && !prepared.may_move {
+        return Ok(Outcome::Again(prepared));
+    }
     owner.set_size(dir, n);
-    let slots = if sk.is_listener() {
-        slots
-    } else {
-        ring::resize(&mut owner, dir, slots)
-    };
+    if !sk.is_listener() {
+        let new = core::mem::replace(&mut prepared.slots, Slots::new(0));
+        prepared.slots = ring::resize(&mut owner, dir, new);
+    }
     // Without a history a packet costs one load and a branch.
     if DIRS.iter().all(|dir| owner.size(*dir) == 0) {
-        detach(sk);
+        detach(sk, owner);
     }
-    Ok(Prepared { capture, slots })
+    Ok(Outcome::Done(prepared))
 }
 
 /// The socket becomes a listener.
-pub(crate) fn listen(sk: &TcpSock) {
-    if let Some(mut owner) = Owner::of(sk) {
-        for dir in DIRS {
-            drop(ring::clear(&mut owner, dir));
-        }
-        owner.reset();
+pub(crate) fn listen(owner: &mut Owner<'_>) {
+    for dir in DIRS {
+        drop(ring::clear(owner, dir));
     }
+    owner.reset();
 }
 
 /// The connection ends, and its socket may be used for another.
-pub(crate) fn disconnect(sk: &TcpSock) {
-    if let Some(mut owner) = Owner::of(sk) {
-        for dir in DIRS {
-            drop(ring::clear(&mut owner, dir));
-        }
-        owner.reset();
-        provide_slots(sk, &mut owner);
-    }
+pub(crate) fn disconnect(sk: &TcpSock, owner: &mut Owner<'_>) {
+    listen(owner);
+    provide_slots(sk, owner);
 }
 
 /// The socket ends.
-pub(crate) fn destroy(sk: &TcpSock) {
-    if let Some(mut owner) = Owner::of(sk) {
-        for dir in DIRS {
-            drop(ring::clear(&mut owner, dir));
-        }
-        detach(sk);
-    }
+pub(crate) fn destroy(sk: &TcpSock, owner: Owner<'_>) {
+    detach(sk, owner);
 }

@@ -14,6 +14,7 @@ use crate::{
     },
     limit::Charge,
 };
+use core::mem;
 use kernel::{
     net::skbuff::{Frag, PrivateSkBuff, SkBuff},
     prelude::*,
@@ -25,10 +26,32 @@ const TCP_MAX: usize = 60;
 /// Head to ask for. What the allocator gives for it is the one size of `skb_small_head`.
 const HEAD_MIN: u32 = 224;
 
+/// Bytes that a record is never larger than: skb and head together.
+const RECORD_MAX: usize = 2048;
+
 const _: () = assert!(REC_LEN + 60 + TCP_MAX <= HEAD_MIN as usize);
 
 /// A retained packet, charged to the accounts.
-pub(crate) struct Record(pub(crate) PrivateSkBuff);
+pub(crate) struct Record {
+    // Dropped before the charges are.
+    skb: PrivateSkBuff,
+    charges: Charges,
+}
+
+/// What a record is charged with.
+struct Charges {
+    /// Bytes.
+    mem: usize,
+    /// Pages.
+    pages: usize,
+}
+
+impl Drop for Charges {
+    fn drop(&mut self) {
+        Charge::release(Account::mem(), self.mem);
+        Charge::release(Account::frags(), self.pages);
+    }
+}
 
 /// A packet as a hook found it.
 pub(crate) struct Packet<'a> {
@@ -42,6 +65,33 @@ pub(crate) struct Packet<'a> {
     pub(crate) ack_and_flags: Option<(u32, u8)>,
 }
 
+impl Packet<'_> {
+    /// Bytes of the TCP header, as far as it is there.
+    fn tcp_len(&self) -> usize {
+        let linear = self.skb.linear();
+        linear
+            .get(12)
+            .map_or(0, |b| usize::from(b >> 4) * 4)
+            .min(linear.len())
+    }
+
+    /// Bytes of payload.
+    pub(crate) fn payload(&self) -> usize {
+        self.skb.len().saturating_sub(self.tcp_len())
+    }
+
+    /// Segments that it stands for. Some drivers tell only how large these are.
+    pub(crate) fn segments(&self) -> u16 {
+        match (self.skb.gso_segs(), self.skb.gso_size()) {
+            (0, 0) => 1,
+            (0, size) => u16::try_from(self.payload().div_ceil(usize::from(size)))
+                .unwrap_or(u16::MAX)
+                .max(1),
+            (segs, _) => segs,
+        }
+    }
+}
+
 impl Record {
     /// Allocates an empty record, without sleeping.
     ///
@@ -49,35 +99,59 @@ impl Record {
     ///
     /// `ENOMEM`; `ENOBUFS` at the limit of memory.
     pub(crate) fn new() -> Result<Self> {
+        // Charged before it is allocated: at the limit nothing is, not even for a moment.
+        let most = Charge::new(Account::mem(), RECORD_MAX).ok_or(ENOBUFS)?;
         let skb = PrivateSkBuff::new(HEAD_MIN, gfp_packet())?;
-        let charge = Charge::new(Account::mem(), skb.truesize()).ok_or(ENOBUFS)?;
-        charge.keep();
-        Ok(Self(skb))
+        let mem = skb.truesize();
+        if mem > RECORD_MAX {
+            return Err(ENOBUFS);
+        }
+        most.keep();
+        Charge::release(Account::mem(), RECORD_MAX - mem);
+        Ok(Self {
+            skb,
+            charges: Charges { mem, pages: 0 },
+        })
     }
 
-    /// Takes over the skb of a record that was forgotten, from a slot.
+    /// Takes over what [`Self::into_skb`] returned, from a slot.
     pub(crate) fn from_skb(skb: PrivateSkBuff) -> Self {
-        Self(skb)
+        let charges = Charges {
+            mem: skb.truesize(),
+            pages: read_rec(skb.head()).map_or(0, |r| r.pages as usize),
+        };
+        Self { skb, charges }
+    }
+
+    /// Gives the skb to a slot; it stays charged.
+    pub(crate) fn into_skb(self) -> PrivateSkBuff {
+        let Self { skb, charges } = self;
+        mem::forget(charges);
+        skb
     }
 
     /// The description.
     #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
     pub(crate) fn rec(&self) -> Option<Rec> {
-        read_rec(self.0.head())
+        read_rec(self.skb.head())
     }
 
     /// The packet.
     #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
     pub(crate) fn skb(&self) -> &SkBuff {
-        self.0.as_skb()
+        self.skb.as_skb()
     }
 
-    /// Gives back the pages, and what was charged for them.
+    /// The head, with what is behind the packet.
+    #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+    pub(crate) fn head(&self) -> &[u8] {
+        self.skb.head()
+    }
+
+    /// Gives back the pages, and then what was charged for them.
     fn clear(&mut self) {
-        let pages = read_rec(self.0.head()).map_or(0, |r| r.pages as usize);
-        self.0.clear_frags();
-        Charge::release(Account::frags(), pages);
-        write_rec(self.0.head_mut(), Rec::default());
+        self.skb.clear_frags();
+        Charge::release(Account::frags(), mem::take(&mut self.charges.pages));
     }
 
     /// Makes this the record of `packet`; what it held before is given back.
@@ -87,17 +161,15 @@ impl Record {
     pub(crate) fn fill(&mut self, rec: Rec, packet: &Packet<'_>, snaplen: Option<usize>) -> Why {
         self.clear();
 
+        let old_end = REC_LEN.saturating_add(self.skb.as_skb().len());
         let skb = packet.skb;
         let linear = skb.linear();
-        let tcp_len = linear
-            .get(12)
-            .map_or(0, |b| usize::from(b >> 4) * 4)
-            .min(linear.len());
-        let payload = skb.len().saturating_sub(tcp_len);
+        let tcp_len = packet.tcp_len();
+        let payload = packet.payload();
         let want = snaplen.map_or(payload, |s| payload.min(s));
 
         // Headers.
-        let head = self.0.head_mut();
+        let head = self.skb.head_mut();
         let mut at = REC_LEN;
         let ip = packet
             .ip
@@ -126,12 +198,15 @@ impl Record {
         };
         let short = !whole || kept.copied.saturating_add(kept.referenced) < payload;
 
-        self.0.set_linear(
-            REC_LEN,
-            at.saturating_sub(REC_LEN).saturating_add(kept.copied),
-        );
-        self.0
-            .set_transport_header(u16::try_from(REC_LEN.saturating_add(ip.len())).unwrap_or(0));
+        let end = at.saturating_add(kept.copied);
+        self.skb.set_linear(REC_LEN, end.saturating_sub(REC_LEN));
+        self.skb
+            .set_transport_header(u16::try_from(ip.len()).unwrap_or(0));
+        // What the head held before may be payload that must not be kept any longer.
+        if let Some(rest) = self.skb.head_mut().get_mut(end..old_end) {
+            rest.fill(0);
+        }
+        self.charges.pages = kept.pages;
         let rec = Rec {
             magic: MAGIC,
             version: VERSION,
@@ -143,7 +218,7 @@ impl Record {
             pages: u32::try_from(kept.pages).unwrap_or(u32::MAX),
             ..rec
         };
-        write_rec(self.0.head_mut(), rec);
+        write_rec(self.skb.head_mut(), rec);
         why
     }
 
@@ -158,7 +233,7 @@ impl Record {
         }
 
         let in_linear = skb.linear().len().saturating_sub(offset).min(want);
-        let room = self.0.head_len().saturating_sub(at);
+        let room = self.skb.head_len().saturating_sub(at);
 
         // Small requests and responses: cheaper to copy than to reference, and no page is pinned.
         if want <= room && (in_linear == want || skb.frags_readable()) {
@@ -169,7 +244,7 @@ impl Record {
                 // Linear payload is copied if it fits, else its page was referenced above.
                 let copied = if in_linear <= room { in_linear } else { 0 };
                 let kept = self.copy(skb, offset, copied, at, Why::Not);
-                let referenced = self.0.as_skb().data_len();
+                let referenced = self.skb.as_skb().data_len();
                 let missing = kept.copied.saturating_add(referenced) < want;
                 let why = match missing {
                     true if skb.has_frag_list() => Why::FragList,
@@ -198,7 +273,7 @@ impl Record {
     fn copy(&mut self, skb: &SkBuff, offset: usize, len: usize, at: usize, why: Why) -> Kept {
         let end = at.saturating_add(len);
         let copied = self
-            .0
+            .skb
             .head_mut()
             .get_mut(at..end)
             .is_some_and(|to| len == 0 || skb.copy_bits(offset, to).is_ok());
@@ -251,19 +326,23 @@ impl Record {
         };
 
         let mut pages = 0usize;
+        let mut last: Option<Frag<'_>> = None;
         for frag in frags() {
             if frag.is_pfmemalloc() {
                 return Err(Why::Pfmemalloc);
             }
-            pages = pages.saturating_add(frag.pinned_pages());
+            pages = pages.saturating_add(additional_pages(&frag, last.as_ref()));
+            last = Some(frag);
         }
         let charge = Charge::new(Account::frags(), pages).ok_or(Why::Limit)?;
         let mut pinned = 0usize;
+        last = None;
         for frag in frags() {
-            if self.0.push_frag(frag).is_err() {
+            if self.skb.push_frag(frag).is_err() {
                 break;
             }
-            pinned = pinned.saturating_add(frag.pinned_pages());
+            pinned = pinned.saturating_add(additional_pages(&frag, last.as_ref()));
+            last = Some(frag);
         }
         charge.keep();
         Charge::release(Account::frags(), pages.saturating_sub(pinned));
@@ -271,10 +350,12 @@ impl Record {
     }
 }
 
-impl Drop for Record {
-    fn drop(&mut self) {
-        self.clear();
-        Charge::release(Account::mem(), self.0.truesize());
+/// Pages that `frag` pins beyond those that the frag before it does.
+fn additional_pages(frag: &Frag<'_>, last: Option<&Frag<'_>>) -> usize {
+    if last.is_some_and(|last| last.same_compound_page(frag)) {
+        0
+    } else {
+        frag.pinned_pages()
     }
 }
 
@@ -316,9 +397,11 @@ fn append(head: &mut [u8], at: usize, bytes: &[u8]) -> usize {
 /// The first `len` bytes of a sequence of frags.
 fn parts<'a>(frags: impl Iterator<Item = Frag<'a>>, len: usize) -> impl Iterator<Item = Frag<'a>> {
     let mut left = len;
-    frags.map_while(move |frag| {
-        let frag = frag.truncated(left);
-        left = left.saturating_sub(frag.len());
-        (!frag.is_empty()).then_some(frag)
-    })
+    frags
+        .map_while(move |frag| {
+            let frag = (left != 0).then(|| frag.truncated(left))?;
+            left = left.saturating_sub(frag.len());
+            Some(frag)
+        })
+        .filter(|frag| !frag.is_empty())
 }

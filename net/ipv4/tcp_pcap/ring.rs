@@ -23,7 +23,7 @@ fn describe(sk: &TcpSock, dir: Dir, time: u64, packet: &Packet<'_>) -> Rec {
     Rec {
         dir: dir as u8,
         time,
-        gso_segs: skb.gso_segs().max(1),
+        gso_segs: packet.segments(),
         gso_size: skb.gso_size(),
         ip_summed: skb.ip_summed() as u8,
         csum_start: if partial {
@@ -45,7 +45,12 @@ fn describe(sk: &TcpSock, dir: Dir, time: u64, packet: &Packet<'_>) -> Rec {
     }
 }
 
-/// Records a packet of a socket.
+/// Whether packets of this direction are recorded.
+pub(crate) fn is_recorded(owner: &mut Owner<'_>, dir: Dir) -> bool {
+    owner.ring(dir).size() != 0
+}
+
+/// Records a packet of a socket, if its direction is recorded.
 ///
 /// Context: softirq, or process context with the socket locked. Does not sleep. Without memory the
 /// packet is lost and counted.
@@ -58,13 +63,13 @@ pub(crate) fn record(
     flags: u16,
     snaplen: Option<usize>,
 ) {
-    if owner.ring(dir).with_slots(|slots| slots.size()) == 0 {
+    if !is_recorded(owner, dir) {
         return;
     }
     let order = owner.next_order(time);
     let mut ring = owner.ring(dir);
     let serial = ring.next();
-    let old = ring.with_slots(|slots| slots.take(serial));
+    let old = ring.take(serial);
     if old.is_some() {
         ring.add(Counter::Evicted, 1);
     }
@@ -78,8 +83,7 @@ pub(crate) fn record(
                 ..describe(sk, dir, time, packet)
             };
             let why = record.fill(rec, packet, snaplen);
-            ring.with_slots(|slots| slots.put(serial, record, gfp_packet()))
-                .map(|()| why)
+            ring.put(serial, record, gfp_packet()).map(|()| why)
         }
         Err(e) => Err(e),
     };
@@ -109,9 +113,8 @@ pub(crate) fn resize(owner: &mut Owner<'_>, dir: Dir, new: Slots) -> Slots {
         let Some(record) = old.take(serial) else {
             continue;
         };
-        let moved = ring.with_slots(|slots| slots.put(serial, record, gfp_packet()));
-        if moved.is_err() {
-            ring.add(Counter::Lost, 1);
+        if ring.put(serial, record, gfp_packet()).is_err() {
+            ring.add(Counter::Evicted, 1);
         }
     }
     ring.add(Counter::Evicted, old.count());
@@ -134,7 +137,7 @@ mod tests {
     use kernel::{
         net::skbuff::PrivateSkBuff,
         prelude::*,
-        sync::atomic::Relaxed, //
+        sync::{atomic::Relaxed, rcu}, //
     };
 
     const IP: [u8; 20] = [
@@ -171,7 +174,7 @@ mod tests {
         let mut ring = owner.ring(dir);
         let next = ring.next();
         for s in 0..next {
-            let Some(r) = ring.with_slots(|slots| slots.take_if(s)) else {
+            let Some(r) = ring.take_if(s) else {
                 continue;
             };
             serials.push(r.rec().ok_or(EINVAL)?.serial, GFP_KERNEL)?;
@@ -187,7 +190,9 @@ mod tests {
         Ok(v)
     }
 
+    /// What is charged, with nothing on its way to be freed.
     fn used() -> (i64, i64) {
+        rcu::rcu_barrier();
         (
             Account::mem().used().load(Relaxed),
             Account::frags().used().load(Relaxed),
@@ -209,7 +214,7 @@ mod tests {
             let start = used();
             let sock = TestSock::new()?;
             lifecycle::begin_for_test(sock.sk(), 0, size)?;
-            let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+            let mut owner = sock.owner().ok_or(EINVAL)?;
             send(sock.sk(), &mut owner, sent, None)?;
             let (size, sent) = (u64::from(size), sent as u64);
             let ring = owner.ring(Dir::Out);
@@ -231,7 +236,7 @@ mod tests {
     fn a_full_ring_turns_over_without_memory() -> Result {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 8)?;
-        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
         send(sock.sk(), &mut owner, 8, None)?;
         let full = used();
         send(sock.sk(), &mut owner, 100, None)?;
@@ -243,7 +248,7 @@ mod tests {
     fn directions_do_not_touch_each_other() -> Result {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 3, 2)?;
-        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
         send(sock.sk(), &mut owner, 10, None)?;
         assert_eq!(owner.ring(Dir::In).next(), 0);
         assert_eq!(drain(&mut owner, Dir::In)?.len(), 0);
@@ -256,7 +261,7 @@ mod tests {
     fn size_zero_records_nothing() -> Result {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 4, 0)?;
-        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
         send(sock.sk(), &mut owner, 3, None)?;
         assert_eq!(owner.ring(Dir::Out).next(), 0);
         Ok(())
@@ -279,7 +284,7 @@ mod tests {
             let start = used();
             let sock = TestSock::new()?;
             lifecycle::begin_for_test(sock.sk(), 0, from)?;
-            let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+            let mut owner = sock.owner().ok_or(EINVAL)?;
             send(sock.sk(), &mut owner, sent, None)?;
             let mut new = Slots::new(to);
             new.populate(GFP_KERNEL)?;
@@ -302,7 +307,7 @@ mod tests {
     fn goes_on_after_a_resize() -> Result {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 4)?;
-        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
         send(sock.sk(), &mut owner, 6, None)?;
         let mut new = Slots::new(7);
         new.populate(GFP_KERNEL)?;
@@ -318,14 +323,14 @@ mod tests {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 4, 4)?;
         let empty = used();
-        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
         send(sock.sk(), &mut owner, 6, None)?;
-        lifecycle::disconnect(sock.sk());
+        lifecycle::disconnect(sock.sk(), &mut owner);
         assert_eq!(used(), empty);
         assert_eq!(owner.ring(Dir::Out).next(), 0);
         send(sock.sk(), &mut owner, 3, None)?;
         assert_eq!(owner.ring(Dir::Out).get(Counter::Captured), 3);
-        lifecycle::listen(sock.sk());
+        lifecycle::listen(&mut owner);
         assert_eq!(used(), empty);
         assert_eq!((owner.size(Dir::In), owner.size(Dir::Out)), (4, 4));
         send(sock.sk(), &mut owner, 3, None)?;
@@ -339,7 +344,7 @@ mod tests {
     fn record_holds_headers_payload_and_description() -> Result {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 2)?;
-        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
         let skb = segment(6, 0xab)?;
         let packet = Packet {
             skb: skb.as_skb(),
@@ -351,9 +356,7 @@ mod tests {
             record(sock.sk(), &mut owner, Dir::Out, 77, &packet, 0, snaplen);
             let mut ring = owner.ring(Dir::Out);
             let serial = ring.next() - 1;
-            let r = ring
-                .with_slots(|slots| slots.take_if(serial))
-                .ok_or(EINVAL)?;
+            let r = ring.take_if(serial).ok_or(EINVAL)?;
             let rec = r.rec().ok_or(EINVAL)?;
             let kept = snaplen.map_or(6, |s| s.min(6));
             assert_eq!(r.skb().len(), 40 + kept);
@@ -373,10 +376,31 @@ mod tests {
     }
 
     #[test]
+    fn refilled_head_keeps_nothing_of_before() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 1)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        for (payload, snaplen) in [(60, None), (60, Some(0)), (3, None)] {
+            let skb = segment(payload, 0xab)?;
+            let packet = Packet {
+                skb: skb.as_skb(),
+                ip: &IP,
+                ip_len: IP.len(),
+                ack_and_flags: None,
+            };
+            record(sock.sk(), &mut owner, Dir::Out, 0, &packet, 0, snaplen);
+        }
+        let r = owner.ring(Dir::Out).take_if(2).ok_or(EINVAL)?;
+        let secret = r.head().iter().filter(|b| **b == 0xab).count();
+        assert_eq!(secret, 3);
+        Ok(())
+    }
+
+    #[test]
     fn payload_that_cannot_be_referenced_is_cut_and_counted() -> Result {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 1)?;
-        let mut owner = Owner::of(sock.sk()).ok_or(EINVAL)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
         // A linear part in slab memory, larger than a head.
         let skb = segment(2000, 1)?;
         let packet = Packet {
@@ -388,7 +412,7 @@ mod tests {
         record(sock.sk(), &mut owner, Dir::Out, 0, &packet, 0, None);
         let mut ring = owner.ring(Dir::Out);
         assert_eq!(ring.get(Counter::HeaderOnly), 1);
-        let r = ring.with_slots(|slots| slots.take_if(0)).ok_or(EINVAL)?;
+        let r = ring.take_if(0).ok_or(EINVAL)?;
         let rec = r.rec().ok_or(EINVAL)?;
         assert_eq!(rec.why, Why::Linear as u8);
         assert_eq!(rec.orig_len, 2040);

@@ -16,45 +16,43 @@ use kernel::net::{
 
 /// Records a received packet whose `data` is at its TCP header.
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
-    let snaplen = Sysctls::of(sk).snaplen();
+    if !ring::is_recorded(owner, Dir::In) {
+        return;
+    }
     let header = skb.network_to_data();
     let total = header.len().saturating_add(skb.len());
-    let mut flags = match ip::version(header) {
-        Some(6) => F_IPV6,
-        _ => 0,
-    };
-    // Segments merged on their way here: by GRO, which leaves the checksum of the first unless a
-    // device is to finish it, or by tcp_add_backlog(), which changes the headers of the first only
-    // in part.
-    let length_differs = !ip::has_length(header, total);
-    let merged = merged_ack_and_flags(skb);
-    if length_differs
-        || merged.is_some()
-        || (skb.gso_segs() > 1 && (skb.ip_summed() != IpSummed::Partial || is_pure_ack(skb)))
-    {
-        flags |= F_MERGED;
-    }
-
     // ip_options_compile() fills in our address and the time, and leaves the checksum as it was.
-    let checksum_differs = !ip::has_checksum(header);
-    let fixed = (length_differs || checksum_differs).then(|| {
+    let fixed = (!ip::has_length(header, total) || !ip::has_checksum(header)).then(|| {
         let mut fixed = ip::Header::copy_of(header);
-        if ip::fix(fixed.bytes_mut(), total) {
-            flags |= F_LEN_FIXED;
-        }
-        fixed
+        let length_differs = ip::fix(fixed.bytes_mut(), total);
+        (fixed, length_differs)
     });
+    let length_differs = matches!(fixed, Some((_, true)));
     let packet = Packet {
         skb,
-        ip: fixed.as_ref().map_or(header, |h| h.bytes()),
+        ip: fixed.as_ref().map_or(header, |(h, _)| h.bytes()),
         ip_len: header.len(),
-        ack_and_flags: merged,
+        ack_and_flags: merged_ack_and_flags(skb),
     };
-    ring::record(sk, owner, Dir::In, time, &packet, flags, snaplen)
-}
 
-/// Whether the packet has no payload; several segments in such a packet come from a merge.
-fn is_pure_ack(skb: &SkBuff) -> bool {
-    let tcp_len = skb.linear().get(12).map_or(0, |b| usize::from(b >> 4) * 4);
-    skb.len() <= tcp_len
+    // Segments merged on their way here: by GRO, which leaves the checksum of the first unless a
+    // device is to finish it, or by tcp_add_backlog(), which changes the headers of the first only
+    // in part. A socket filter may have cut the packet instead.
+    let grown = length_differs && !ip::claims_at_least(header, total);
+    let several = packet.segments() > 1;
+    let merged = grown
+        || packet.ack_and_flags.is_some()
+        || (several && (skb.ip_summed() != IpSummed::Partial || packet.payload() == 0));
+    let mut flags = 0;
+    for (flag, set) in [
+        (F_IPV6, ip::version(header) == Some(6)),
+        (F_MERGED, merged),
+        (F_LEN_FIXED, length_differs),
+    ] {
+        if set {
+            flags |= flag;
+        }
+    }
+    let snaplen = Sysctls::of(sk).snaplen();
+    ring::record(sk, owner, Dir::In, time, &packet, flags, snaplen)
 }

@@ -46,6 +46,33 @@ static int tcp_pcap_packets_max_handler(const struct ctl_table *ctl, int write, 
 	return proc_dointvec_minmax(ctl, write, buffer, lenp, ppos);
 }
 
+/* What the host's administrator leaves out, the root of a container cannot
+ * bring back.
+ */
+static int tcp_pcap_snaplen_handler(const struct ctl_table *ctl, int write, void *buffer,
+				    size_t *lenp, loff_t *ppos)
+{
+	int host = READ_ONCE(init_net.ipv4.sysctl_tcp_pcap_snaplen);
+	int val = READ_ONCE(*(int *)ctl->data);
+	struct ctl_table tmp = {
+		.procname = ctl->procname,
+		.data = &val,
+		.maxlen = sizeof(val),
+		.mode = ctl->mode,
+		.extra1 = &snaplen_all,
+		.extra2 = &packets_hard_max,
+	};
+	int err;
+
+	err = proc_dointvec_minmax(&tmp, write, buffer, lenp, ppos);
+	if (err || !write)
+		return err;
+	if (host >= 0 && (val < 0 || val > host) && !capable(CAP_NET_ADMIN))
+		return -EPERM;
+	WRITE_ONCE(*(int *)ctl->data, val);
+	return 0;
+}
+
 static const struct ctl_table tcp_pcap_net_table[] = {
 	{
 		.procname	= "tcp_pcap_packets",
@@ -69,9 +96,7 @@ static const struct ctl_table tcp_pcap_net_table[] = {
 		.data		= &init_net.ipv4.sysctl_tcp_pcap_snaplen,
 		.maxlen		= sizeof(int),
 		.mode		= 0644,
-		.proc_handler	= proc_dointvec_minmax,
-		.extra1		= &snaplen_all,
-		.extra2		= &packets_hard_max,
+		.proc_handler	= tcp_pcap_snaplen_handler,
 	},
 	/* The host's, not copied to other namespaces. */
 	{

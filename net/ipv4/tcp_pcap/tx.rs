@@ -16,6 +16,9 @@ use kernel::net::{
 
 /// Records a packet about to be sent, whose `data` is at its TCP header.
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
+    if !ring::is_recorded(owner, Dir::Out) {
+        return;
+    }
     let snaplen = Sysctls::of(sk).snaplen();
     let (header, flags) = header(sk, skb);
     let packet = Packet {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#ifdef CONFIG_NET
+
 #include <linux/mm.h>
 #include <linux/skbuff.h>
-
-#ifdef CONFIG_NET
 
 __rust_helper struct sk_buff *rust_helper_alloc_skb(unsigned int size, gfp_t priority)
 {
@@ -48,6 +48,11 @@ __rust_helper void rust_helper_skb_set_transport_header(struct sk_buff *skb, int
 __rust_helper u8 rust_helper_skb_ip_summed(const struct sk_buff *skb)
 {
 	return skb->ip_summed;
+}
+
+__rust_helper bool rust_helper_skb_has_hash(const struct sk_buff *skb)
+{
+	return skb->l4_hash || skb->sw_hash;
 }
 
 __rust_helper bool rust_helper_skb_ignore_df(const struct sk_buff *skb)
@@ -104,6 +109,11 @@ __rust_helper struct folio *rust_helper_page_folio(struct page *page)
 __rust_helper unsigned long rust_helper_folio_nr_pages(const struct folio *folio)
 {
 	return folio_nr_pages(folio);
+}
+
+__rust_helper struct page *rust_helper_compound_head(struct page *page)
+{
+	return compound_head(page);
 }
 
 __rust_helper bool rust_helper_page_is_pfmemalloc(const struct page *page)

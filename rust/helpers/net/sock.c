@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#ifdef CONFIG_INET
+
 #include <net/ip.h>
 #include <net/ipv6.h>
 #include <net/route.h>
 #include <net/sock.h>
-
-#ifdef CONFIG_INET
 
 __rust_helper struct net *rust_helper_sock_net(const struct sock *sk)
 {

@@ -22,7 +22,7 @@ use core::{
     ffi::c_void,
     marker::PhantomData,
     mem::ManuallyDrop,
-    ptr::NonNull,
+    ptr::{addr_of, NonNull},
     slice, //
 };
 
@@ -48,7 +48,9 @@ pub enum IpSummed {
 ///
 /// # Invariants
 ///
-/// Points at a valid `struct sk_buff` that nobody changes while this reference exists, and whose
+/// Points at a valid `struct sk_buff` whose length, linear part, frags and flags nobody changes
+/// while
+/// this reference exists (reference counts may change), and whose
 /// linear part is initialised from the network header to the tail.
 #[repr(transparent)]
 pub struct SkBuff(Opaque<bindings::sk_buff>);
@@ -72,11 +74,11 @@ impl SkBuff {
         self.0.get()
     }
 
+    /// The shared info, by pointer: others change its reference count at any time.
     #[inline]
-    fn shinfo(&self) -> &bindings::skb_shared_info {
-        // SAFETY: By the type invariant the buffer is valid; every buffer has a shared info, which
-        // does not change.
-        unsafe { &*bindings::skb_shinfo(self.as_raw()) }
+    fn shinfo(&self) -> *const bindings::skb_shared_info {
+        // SAFETY: By the type invariant the buffer is valid, and so has a shared info.
+        unsafe { bindings::skb_shinfo(self.as_raw()) }
     }
 
     /// Bytes from `data` to the end, frags included.
@@ -141,13 +143,15 @@ impl SkBuff {
     /// Segments the packet stands for; 0 or 1 for a plain packet.
     #[inline]
     pub fn gso_segs(&self) -> u16 {
-        self.shinfo().gso_segs
+        // SAFETY: By the type invariant; nobody changes it.
+        unsafe { addr_of!((*self.shinfo()).gso_segs).read() }
     }
 
     /// Payload bytes per segment; 0 for a plain packet.
     #[inline]
     pub fn gso_size(&self) -> u16 {
-        self.shinfo().gso_size
+        // SAFETY: By the type invariant; nobody changes it.
+        unsafe { addr_of!((*self.shinfo()).gso_size).read() }
     }
 
     /// State of the checksum.
@@ -161,6 +165,13 @@ impl SkBuff {
             bindings::CHECKSUM_UNNECESSARY => IpSummed::Unnecessary,
             _ => IpSummed::None,
         }
+    }
+
+    /// Whether the packet has a flow hash.
+    #[inline]
+    pub fn has_hash(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::skb_has_hash(self.as_raw()) }
     }
 
     /// Whether the packet may be fragmented although it asks not to be.
@@ -184,6 +195,12 @@ impl SkBuff {
         unsafe { bindings::skb_is_decrypted(self.as_raw()) }
     }
 
+    #[inline]
+    fn shinfo_flags(&self) -> u32 {
+        // SAFETY: By the type invariant; nobody changes them.
+        u32::from(unsafe { addr_of!((*self.shinfo()).flags).read() })
+    }
+
     /// Whether the frags are pages of user space, for which somebody waits (`MSG_ZEROCOPY`,
     /// io_uring).
     #[inline]
@@ -191,26 +208,27 @@ impl SkBuff {
         const ZEROCOPY: u32 = bindings::SKBFL_ZEROCOPY_ENABLE
             | bindings::SKBFL_PURE_ZEROCOPY
             | bindings::SKBFL_MANAGED_FRAG_REFS;
-        u32::from(self.shinfo().flags) & ZEROCOPY != 0
+        self.shinfo_flags() & ZEROCOPY != 0
     }
 
     /// Whether the content of the frags may be changed by others (`sendfile()`, `vmsplice()`).
     #[inline]
     pub fn has_shared_frag(&self) -> bool {
-        u32::from(self.shinfo().flags) & bindings::SKBFL_SHARED_FRAG != 0
+        self.shinfo_flags() & bindings::SKBFL_SHARED_FRAG != 0
     }
 
     /// Whether the data come from the emergency reserves.
     #[inline]
     pub fn is_pfmemalloc(&self) -> bool {
         // SAFETY: By the type invariant.
-        unsafe { (*self.as_raw()).pfmemalloc() != 0 }
+        unsafe { bindings::sk_buff::pfmemalloc_raw(self.as_raw()) != 0 }
     }
 
     /// Whether payload hangs in a list of further buffers.
     #[inline]
     pub fn has_frag_list(&self) -> bool {
-        !self.shinfo().frag_list.is_null()
+        // SAFETY: By the type invariant; nobody changes it.
+        !unsafe { addr_of!((*self.shinfo()).frag_list).read() }.is_null()
     }
 
     /// The frags.
@@ -220,19 +238,26 @@ impl SkBuff {
     pub fn frags(&self) -> impl Iterator<Item = Frag<'_>> + Clone {
         let info = self.shinfo();
         let nr = if self.frags_readable() {
-            usize::from(info.nr_frags)
+            // SAFETY: By the type invariant; nobody changes it.
+            usize::from(unsafe { addr_of!((*info).nr_frags).read() })
         } else {
             0
         };
-        info.frags.iter().take(nr).filter_map(|f| {
-            // SAFETY: By the type invariant the first `nr_frags` frags are valid.
-            let page = unsafe { bindings::skb_frag_page(f) };
+        (0..nr).filter_map(move |i| {
+            // SAFETY: By the type invariant the first `nr_frags` frags are valid, and nobody
+            // changes them.
+            let (page, offset, len) = unsafe {
+                let frag = addr_of!((*info).frags)
+                    .cast::<bindings::skb_frag_t>()
+                    .add(i);
+                (bindings::skb_frag_page(frag), (*frag).offset, (*frag).len)
+            };
             // INVARIANT: The buffer holds a reference to the page and is not changed while it is
             // borrowed.
             Some(Frag {
                 page: NonNull::new(page)?,
-                offset: f.offset,
-                len: f.len,
+                offset,
+                len,
                 _skb: PhantomData,
             })
         })
@@ -245,7 +270,7 @@ impl SkBuff {
     #[inline]
     pub fn linear_frag(&self, offset: usize) -> Option<Frag<'_>> {
         // SAFETY: By the type invariant.
-        if unsafe { (*self.as_raw()).head_frag() } == 0 {
+        if unsafe { bindings::sk_buff::head_frag_raw(self.as_raw()) } == 0 {
             return None;
         }
         let bytes = self.linear().get(offset..)?;
@@ -311,7 +336,17 @@ impl Frag<'_> {
     #[inline]
     pub fn is_pfmemalloc(&self) -> bool {
         // SAFETY: By the type invariant the page is valid.
-        unsafe { bindings::page_is_pfmemalloc(self.page.as_ptr()) }
+        // Only the head of a compound page tells.
+        unsafe { bindings::page_is_pfmemalloc(bindings::compound_head(self.page.as_ptr())) }
+    }
+
+    /// Whether a reference to one of the two keeps the other's page in memory too.
+    #[inline]
+    pub fn same_compound_page(&self, other: &Self) -> bool {
+        // SAFETY: By the type invariant the pages are valid.
+        unsafe {
+            bindings::page_folio(self.page.as_ptr()) == bindings::page_folio(other.page.as_ptr())
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl TcpSock {
     #[inline]
     pub fn ca_state(&self) -> u8 {
         // SAFETY: By the type invariant.
-        unsafe { (*self.icsk()).icsk_ca_state() }
+        unsafe { bindings::inet_connection_sock::icsk_ca_state_raw(self.icsk()) }
     }
 
     /// Congestion window in packets.
@@ -232,16 +232,22 @@ impl TcpSock {
         // SAFETY: By the type invariant; a socket that sends IPv6 has the IPv6 part.
         let np = unsafe { bindings::inet6_sk(sk) };
         // SAFETY: By the type invariant the caller owns the socket, whose options can then not be
-        // exchanged, and whose flow is the one the packet is sent with. `ip6_make_flowlabel()` only
-        // fills in a missing hash of the packet, which `ip6_xmit()` does right after.
+        // exchanged, and whose flow is the one the packet is sent with. `ip6_make_flowlabel()`
+        // would fill in a missing hash, which must be left to the IP layer: it is not called then.
         unsafe {
-            let flow_label = bindings::ip6_make_flowlabel(
-                net,
-                skb.as_raw(),
-                (*np).flow_label,
-                bindings::ip6_autoflowlabel(net, sk),
-                &raw mut (*self.inet()).cork.fl.u.ip6,
-            );
+            let fl6 = &raw mut (*self.inet()).cork.fl.u.ip6;
+            // Without a route the flow is made anew, with the socket's own label.
+            let label = if dst.is_null() {
+                (*np).flow_label
+            } else {
+                (*fl6).flowlabel
+            };
+            let flow_label = if skb.has_hash() || u32::from_be(label) & 0xfffff != 0 {
+                let auto = bindings::ip6_autoflowlabel(net, sk);
+                bindings::ip6_make_flowlabel(net, skb.as_raw(), label, auto, fl6)
+            } else {
+                0
+            };
             let hop_limit = i32::from(addr_of!((*np).hop_limit).read_volatile());
             let hop_limit = if hop_limit >= 0 {
                 hop_limit

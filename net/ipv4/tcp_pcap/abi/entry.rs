@@ -5,7 +5,11 @@
 use super::layout::{
     enable, gfp_packet, may_exceed_max, present, sizes_of, with_lock, Dir, Owner, Sysctls,
 };
-use crate::{config, lifecycle, rx, tx};
+use crate::{
+    config,
+    lifecycle::{self, Outcome},
+    rx, tx,
+};
 use core::ptr::NonNull;
 use kernel::{
     bindings,
@@ -84,13 +88,23 @@ unsafe fn setsockopt(sk: *mut bindings::sock, optname: c_int, val: c_int) -> Res
         enable();
     }
 
-    // SAFETY: By the safety requirements.
-    let present = unsafe { present(sk, dir) };
-    let prepared = lifecycle::Prepared::new(n, present)?;
-    // SAFETY: By the safety requirements.
-    let left = unsafe { with_lock(sk, |sk| lifecycle::set_size(sk, dir, n, prepared)) };
-    // What is left over is freed here, without the lock.
-    left.map(drop)
+    loop {
+        // SAFETY: By the safety requirements.
+        let prepared = lifecycle::Prepared::new(n, unsafe { present(sk, dir) })?;
+        // SAFETY: By the safety requirements.
+        let outcome = unsafe {
+            with_lock(sk, |sk| {
+                // The socket was locked just now, and nothing here has an `Owner`.
+                let owner = Owner::of(sk);
+                lifecycle::set_size(sk, owner, dir, n, prepared)
+            })
+        };
+        // What is left over is freed here, without the lock.
+        if let Outcome::Done(_) = outcome? {
+            return Ok(());
+        }
+        // Each further round means that a packet or another thread was faster.
+    }
 }
 
 /// Returns the size set with `TCP_PCAP_IN` or `TCP_PCAP_OUT`, or a negative errno.
@@ -143,7 +157,11 @@ pub(super) unsafe extern "C" fn __tcp_pcap_inherit(
 #[export]
 pub(super) unsafe extern "C" fn __tcp_pcap_listen(sk: *mut bindings::sock) {
     // SAFETY: By the safety requirements.
-    lifecycle::listen(unsafe { TcpSock::from_raw(sk) })
+    let sk = unsafe { TcpSock::from_raw(sk) };
+    // SAFETY: Nothing else has an `Owner` while C calls this.
+    if let Some(mut owner) = unsafe { Owner::of(sk) } {
+        lifecycle::listen(&mut owner);
+    }
 }
 
 /// # Safety
@@ -152,7 +170,11 @@ pub(super) unsafe extern "C" fn __tcp_pcap_listen(sk: *mut bindings::sock) {
 #[export]
 pub(super) unsafe extern "C" fn __tcp_pcap_disconnect(sk: *mut bindings::sock) {
     // SAFETY: By the safety requirements.
-    lifecycle::disconnect(unsafe { TcpSock::from_raw(sk) })
+    let sk = unsafe { TcpSock::from_raw(sk) };
+    // SAFETY: Nothing else has an `Owner` while C calls this.
+    if let Some(mut owner) = unsafe { Owner::of(sk) } {
+        lifecycle::disconnect(sk, &mut owner);
+    }
 }
 
 /// # Safety
@@ -161,5 +183,9 @@ pub(super) unsafe extern "C" fn __tcp_pcap_disconnect(sk: *mut bindings::sock) {
 #[export]
 pub(super) unsafe extern "C" fn __tcp_pcap_destroy(sk: *mut bindings::sock) {
     // SAFETY: By the safety requirements.
-    lifecycle::destroy(unsafe { TcpSock::from_raw(sk) })
+    let sk = unsafe { TcpSock::from_raw(sk) };
+    // SAFETY: Nothing else has an `Owner` while C calls this.
+    if let Some(owner) = unsafe { Owner::of(sk) } {
+        lifecycle::destroy(sk, owner);
+    }
 }

@@ -10,7 +10,7 @@
 use crate::{limit::Charge, record::Record};
 use core::{
     marker::PhantomData,
-    mem::ManuallyDrop,
+    mem::{self, ManuallyDrop},
     ptr::{self, addr_of, addr_of_mut, NonNull},
 };
 use kernel::{
@@ -85,8 +85,8 @@ pub(crate) const REC_LEN: usize = size_of::<Rec>();
 #[repr(transparent)]
 struct RecBytes(Rec);
 
-// SAFETY: `struct tcp_pcap_rec` is made of integers, without padding (a C assertion pins its size,
-// its last member ends there).
+// SAFETY: `struct tcp_pcap_rec` is made of integers, without padding: each is aligned by those
+// before it, and a C assertion says that the last ends where the structure does.
 unsafe impl AsBytes for RecBytes {}
 // SAFETY: As above; any bits are valid integers.
 unsafe impl FromBytes for RecBytes {}
@@ -107,7 +107,7 @@ pub(crate) fn read_rec(head: &[u8]) -> Option<Rec> {
 #[repr(transparent)]
 pub(crate) struct Account(Opaque<bindings::tcp_pcap_account>);
 
-// SAFETY: All accesses are atomic.
+// SAFETY: Counters are accessed atomically, and the maximum is a word that is read at once.
 unsafe impl Sync for Account {}
 
 impl Account {
@@ -297,11 +297,8 @@ impl Slots {
     /// `ENOMEM` or `ENOBUFS` if there is no memory for the chunk; the record is freed then.
     pub(crate) fn put(&mut self, serial: u64, record: Record, flags: Flags) -> Result {
         let slot = self.get_or_alloc(serial, flags)?;
-        let record = ManuallyDrop::new(record);
-        // SAFETY: `record` is never dropped, so its skb is moved out once, and stays charged.
-        let skb = unsafe { ptr::read(&record.0) };
         // INVARIANT: A pointer from `into_raw`, of a record.
-        let old = slot.xchg(skb.into_raw().as_ptr(), Full);
+        let old = slot.xchg(record.into_skb().into_raw().as_ptr(), Full);
         if let Some(skb) = NonNull::new(old) {
             // SAFETY: As in `take`.
             drop(Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }));
@@ -373,7 +370,11 @@ pub(crate) enum Counter {
 
 impl<'a> Owner<'a> {
     /// The history of a socket that the caller owns, if it has one.
-    pub(crate) fn of(sk: &'a TcpSock) -> Option<Self> {
+    ///
+    /// # Safety
+    ///
+    /// There is no other `Owner` of this socket.
+    pub(super) unsafe fn of(sk: &'a TcpSock) -> Option<Self> {
         let tp = sk.as_raw().cast::<bindings::tcp_sock>();
         // SAFETY: `TcpSock` means that the caller owns the socket, so its pointer does not change.
         let pcap = NonNull::new(unsafe { (*tp).pcap })?;
@@ -388,7 +389,7 @@ impl<'a> Owner<'a> {
     ///
     /// # Safety
     ///
-    /// `pcap` is the history of `sk`.
+    /// `pcap` is the history of `sk`, and there is no other `Owner` of it.
     pub(super) unsafe fn from_raw(_sk: &'a TcpSock, pcap: NonNull<bindings::tcp_pcap>) -> Self {
         // INVARIANT: By the safety requirements, and because `TcpSock` means that the caller owns
         // the socket.
@@ -459,12 +460,6 @@ impl<'a> Owner<'a> {
 }
 
 impl Ring<'_> {
-    fn shard_lock(&self) -> *mut bindings::spinlock_t {
-        shard(self.shard)
-            // SAFETY: A shard is never freed.
-            .map_or(ptr::null_mut(), |s| unsafe { addr_of_mut!((*s).lock) })
-    }
-
     fn counter(&self, c: Counter) -> *mut u64 {
         let r = self.ring.as_ptr();
         // SAFETY: The ring is valid as long as its `Owner`.
@@ -525,7 +520,9 @@ impl Ring<'_> {
     }
 
     /// Works on the slots, and stores a chunk that it allocated.
-    pub(crate) fn with_slots<R>(&mut self, f: impl FnOnce(&mut Slots) -> R) -> R {
+    ///
+    /// Private, because `f` must not move the slots away.
+    fn with_slots<R>(&mut self, f: impl FnOnce(&mut Slots) -> R) -> R {
         let r = self.ring.as_ptr();
         // INVARIANT: The ring's fields came from a `Slots`, here or in `swap_slots`.
         // SAFETY: The ring is valid, and its owner alone exchanges its chunks.
@@ -536,13 +533,50 @@ impl Ring<'_> {
             }
         });
         let ret = f(&mut slots);
-        // SAFETY: As above. The chunks can have come only, as the size is still the same.
-        unsafe {
-            if (*r).chunks.is_null() && !slots.chunks.is_null() {
-                addr_of_mut!((*r).chunks).write_volatile(slots.chunks.cast());
-            }
+        // The chunks can have come only, as the size is still the same.
+        if !self.is_populated() && !slots.chunks.is_null() {
+            self.publish_chunks(slots.chunks);
         }
         ret
+    }
+
+    /// Stores the array of chunks, so that others see it with its content.
+    fn publish_chunks(&mut self, chunks: *mut *mut Slot) {
+        // SAFETY: The ring is valid, and its owner alone writes it; others read the word at once.
+        let cell = unsafe { Atomic::from_ptr(addr_of_mut!((*self.ring.as_ptr()).chunks)) };
+        cell.store(chunks.cast(), Release);
+    }
+
+    /// Number of slots.
+    pub(crate) fn size(&self) -> u32 {
+        // SAFETY: The ring is valid, and its owner alone writes it.
+        unsafe { (*self.ring.as_ptr()).size }
+    }
+
+    /// Whether there are slots that may have packets in them.
+    pub(crate) fn is_populated(&self) -> bool {
+        // SAFETY: The ring is valid, and its owner alone writes it.
+        !unsafe { (*self.ring.as_ptr()).chunks }.is_null()
+    }
+
+    /// Takes the record out of the slot of `serial`.
+    pub(crate) fn take(&mut self, serial: u64) -> Option<Record> {
+        self.with_slots(|slots| slots.take(serial))
+    }
+
+    /// As [`Slots::take_if`].
+    #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+    pub(crate) fn take_if(&mut self, serial: u64) -> Option<Record> {
+        self.with_slots(|slots| slots.take_if(serial))
+    }
+
+    /// As [`Slots::put`].
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` or `ENOBUFS`; the record is freed then.
+    pub(crate) fn put(&mut self, serial: u64, record: Record, flags: Flags) -> Result {
+        self.with_slots(|slots| slots.put(serial, record, flags))
     }
 
     /// Exchanges the slots.
@@ -552,18 +586,23 @@ impl Ring<'_> {
     pub(crate) fn swap_slots(&mut self, new: Slots) -> Slots {
         let new = ManuallyDrop::new(new);
         let r = self.ring.as_ptr();
-        let lock = self.shard_lock();
-        // SAFETY: The lock is valid and not held by us; the ring is valid.
+        let Some(shard) = shard(self.shard) else {
+            // Not reached: the shard of a history is one of the array.
+            return ManuallyDrop::into_inner(new);
+        };
+        // SAFETY: The shard's lock is valid and not held by us; the ring is valid, and its owner
+        // alone writes it.
         // INVARIANT: Chunks and size go together.
         unsafe {
+            let lock = addr_of_mut!((*shard).lock);
             bindings::spin_lock_bh(lock);
             let old = Slots {
                 chunks: (*r).chunks.cast(),
                 size: (*r).size,
             };
-            (*r).chunks = new.chunks.cast();
-            (*r).size = new.size;
-            (*r).nr_chunks = nr_chunks(new.size) as u32;
+            self.publish_chunks(new.chunks);
+            addr_of_mut!((*r).size).write_volatile(new.size);
+            addr_of_mut!((*r).nr_chunks).write_volatile(nr_chunks(new.size) as u32);
             bindings::spin_unlock_bh(lock);
             old
         }
@@ -591,7 +630,10 @@ fn set_history(sk: &TcpSock, pcap: *mut bindings::tcp_pcap) {
 /// # Invariants
 ///
 /// `0` is a valid `struct tcp_pcap` with empty rings, owned by this value, charged, and in no list.
-pub(crate) struct Capture(KBox<bindings::tcp_pcap>);
+pub(crate) struct Capture(KBox<bindings::tcp_pcap>, Charged);
+
+/// What a history is charged with; released after it is freed.
+struct Charged;
 
 impl Capture {
     /// Allocates a history with no slots.
@@ -604,14 +646,23 @@ impl Capture {
         let pcap = KBox::new(bindings::tcp_pcap::default(), flags)?;
         charge.keep();
         // INVARIANT: Zeroes are a history with empty rings; just charged.
-        Ok(Self(pcap))
+        Ok(Self(pcap, Charged))
     }
 
     /// Gives the history to a socket that has none, and makes it known to readers.
-    pub(crate) fn attach(self, sk: &TcpSock) -> Owner<'_> {
-        let me = ManuallyDrop::new(self);
-        // SAFETY: `me` is never dropped, so its box is moved out once.
-        let pcap = KBox::into_raw(unsafe { ptr::read(&me.0) });
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if the socket has one.
+    pub(crate) fn attach(self, sk: &TcpSock) -> Result<Owner<'_>> {
+        // SAFETY: What is found is not kept.
+        if unsafe { Owner::of(sk) }.is_some() {
+            return Err(EBUSY);
+        }
+        let Self(pcap, charged) = self;
+        let pcap = KBox::into_raw(pcap);
+        // It stays charged until tcp_pcap_free_rcu() freed it.
+        mem::forget(charged);
         // Which CPU it is does not matter, as long as it is not always the same.
         let i = (CpuId::current().as_u32() % SHARDS) as u16;
         // SAFETY: `pcap` is valid and ours; the shard's lock protects its list; the caller owns the
@@ -627,26 +678,28 @@ impl Capture {
             }
             set_history(sk, pcap);
             // INVARIANT: It is the history of `sk` now.
-            Owner {
+            Ok(Owner {
                 pcap: NonNull::new_unchecked(pcap),
                 _sock: PhantomData,
-            }
+            })
         }
     }
 }
 
-impl Drop for Capture {
+impl Drop for Charged {
     fn drop(&mut self) {
         Charge::release(Account::mem(), size_of::<bindings::tcp_pcap>());
     }
 }
 
-/// Takes the history from its socket and frees it; the slots must have been taken out before.
-pub(crate) fn detach(sk: &TcpSock) {
-    let Some(owner) = Owner::of(sk) else { return };
+/// Takes the history from its socket, and frees it with its packets.
+pub(crate) fn detach(sk: &TcpSock, mut owner: Owner<'_>) {
+    for dir in [Dir::In, Dir::Out] {
+        drop(owner.ring(dir).swap_slots(Slots::new(0)));
+    }
     let pcap = owner.pcap.as_ptr();
-    // SAFETY: By the invariant of `Owner`; nobody finds the history once it is unlinked, but for
-    // those who found it under RCU before, and it is freed after them.
+    // SAFETY: By the invariant of `Owner`, which ends here; nobody finds the history once it is
+    // unlinked, but for those who found it under RCU before, and it is freed after them.
     unsafe {
         set_history(sk, ptr::null_mut());
         if let Some(s) = shard((*pcap).shard) {
@@ -656,7 +709,6 @@ pub(crate) fn detach(sk: &TcpSock) {
         }
         bindings::tcp_pcap_free_rcu(pcap);
     }
-    Charge::release(Account::mem(), size_of::<bindings::tcp_pcap>());
 }
 
 /// The configured sizes (in, out) of a socket that others may own at this moment.

@@ -2,6 +2,7 @@
 
 //! A real socket for unit tests.
 
+use super::layout::Owner;
 use core::ptr;
 use kernel::{bindings, error::to_result, net::sock::TcpSock, prelude::*};
 
@@ -33,6 +34,14 @@ impl TestSock {
     pub(crate) fn sk(&self) -> &TcpSock {
         // SAFETY: By the type invariant nobody else can own the socket.
         unsafe { TcpSock::from_raw((*self.0).sk) }
+    }
+}
+
+impl TestSock {
+    /// The history of the socket; a test has one at a time.
+    pub(crate) fn owner(&self) -> Option<Owner<'_>> {
+        // SAFETY: By the type invariant only the test itself can have another one.
+        unsafe { Owner::of(self.sk()) }
     }
 }
 

@@ -86,7 +86,7 @@ def list_problems(reader: Reader) -> list[str]:
         family_of_mapped=(families, {"tcp6/v4"}),
         owners_of_shared=([bool(re.fullmatch(r"tcp_pcap_holder/\d+ fd \d+ \+1", owner)) for owner in shared], [True]),
         kept_of_wrapped=([row[0] for row in wrapped], ["7/7"]),
-        netns=({row[5] for row in rows}, {"init"}),
+        netns=({row[5] for row in rows if f":{traffic.PORT_NETNS}" not in row[3] + row[4]}, {"init"}),
     )
 
 
@@ -96,6 +96,7 @@ def filter_problems(reader: Reader) -> list[str]:
     pid = re.search(r"/(\d+) ", every[0][6])
     v6 = [row for row in every if row[2] == "tcp6"]
     first = every[0]
+    elsewhere = reader.list("--port", traffic.PORT_NETNS)
     return expect(
         port=(len(reader.list("--port", traffic.PORT_SMALL)), 2),
         two_ports=(len(reader.list("--port", traffic.PORT_SMALL, "--port", traffic.PORT_BULK)), 4),
@@ -105,7 +106,9 @@ def filter_problems(reader: Reader) -> list[str]:
         pid=(len(reader.list("--pid", pid[1] if pid else 0)) > 2, True),
         no_pid=(reader.list("--pid", 1), []),
         comm=(reader.list("--comm", "tcp_pcap_h*"), [row for row in every if row[6] != "-"]),
-        netns=(reader.list("--netns", "init"), every),
+        netns=(reader.list("--netns", "init"), [row for row in every if row not in elsewhere]),
+        other_netns=([row[5].isdecimal() for row in elsewhere], [True, True]),
+        by_netns=(reader.list("--netns", elsewhere[0][5]), elsewhere),
         no_netns=(reader.list("--netns", 1), []),
         state=(len(reader.list("--state", "close")), 1),
         both=(reader.list("--state", "close", "--port", traffic.PORT_SMALL), []),

@@ -8,13 +8,16 @@ Each connection has a port of its own, so that a test can name it.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+CLONE_NEWNET = 0x40000000
 TCP_PCAP_OUT = 47
 TCP_PCAP_IN = 48
 PACKETS = 64
@@ -27,6 +30,7 @@ PORT_STUCK = 5005
 PORT_RESET = 5006
 PORT_WRAP = 5007
 PORT_SHARED = 5008
+PORT_NETNS = 5009
 
 BULK = bytes(range(256)) * 4096
 
@@ -109,6 +113,20 @@ def wrapped() -> Pair:
     return pair
 
 
+def elsewhere() -> Pair:
+    """In another network namespace, which started with the sysctl of this one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/self/ns/net", "rb") as home:
+        if libc.unshare(CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "unshare")
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        pair = connect(PORT_NETNS)
+        exchange(pair, b"from elsewhere", b"to elsewhere")
+        if libc.setns(home.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
+    return pair
+
+
 def everything() -> list[Pair]:
     """All connections, left open."""
     Path("/proc/sys/net/ipv4/tcp_pcap_packets").write_text(f"{PACKETS}\n", encoding="ascii")
@@ -116,6 +134,7 @@ def everything() -> list[Pair]:
     exchange(pairs[1], b"a small request", b"a small response")
     exchange(pairs[2], b"an IPv6 request", b"x" * 20000)
     exchange(pairs[3], b"a mapped request", b"y" * 3000)
+    pairs.append(elsewhere())
     shared = connect(PORT_SHARED)
     exchange(shared, b"shared", b"by two processes")
     return [*pairs, shared]

@@ -279,15 +279,6 @@ def _check_output(output: str) -> None:
         raise Unreadable("not writing pcapng to a terminal; give '-o FILE', or a pipe")
 
 
-def run(prog: Program, args: argparse.Namespace) -> int:
-    """
-    Run a command on an open program.
-
-    :return: exit status
-    """
-    return Reader(prog).run(args)
-
-
 def main(argv: Sequence[str], prog: Program | None = None) -> int:
     """
     The whole command line. Whatever the memory holds, this ends with a message and a status.
@@ -297,12 +288,14 @@ def main(argv: Sequence[str], prog: Program | None = None) -> int:
     """
     try:
         args = make_parser(prog is None).parse_args(argv)
-        status = run(prog or open_program(args), args)
+        status = Reader(open_program(args) if prog is None else prog).run(args)
         sys.stdout.flush()
         return status
     except Unreadable as error:
         return _fail(str(error))
     except BrokenPipeError:
+        if sys.stdout is not sys.__stdout__:
+            raise  # drgn's own pipe: it knows what to do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

@@ -144,8 +144,10 @@ def main():
              for ring_local, ring_remote in ((tuple(e["local"]), tuple(e["remote"])) for e in c["ends"])}
     unknown = sorted({key[:2] for key in exported} - known)
     tap.result(not unknown, "nothing else is exported", unknown or "")
-    skew = max((ring.skew for ring in good), default=9)
-    tap.result(skew < 0.5, "time stamps are the capture's", f"at most {skew:.6f} s apart")
+    # The guest may be stopped for a while between the one and the other stamp, so a few may be far apart.
+    skews = sorted(itertools.chain.from_iterable(ring.skews for ring in good))
+    tap.result(skews and skews[len(skews) * 99 // 100] < 0.1, "time stamps are the capture's",
+               " ".join(f"{part} %: {skews[len(skews) * part // 101]:.6f} s" for part in (50, 99, 100)) if skews else "")
     check_tshark(tap, args.export, sum(map(len, exported.values())))
     test_itself(tap, good)
     tap.end()
