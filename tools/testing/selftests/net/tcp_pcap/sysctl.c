@@ -140,6 +140,9 @@ TEST_F(tcp_pcap, user_namespace)
 	pid_t child;
 	long val;
 
+	/* What the host leaves out for privacy stays out. */
+	ASSERT_EQ(0, pcap_sysctl_set("tcp_pcap_snaplen", 100));
+
 	child = fork();
 	if (!child) {
 		/* What init_net says now is what the new namespace starts with. */
@@ -152,6 +155,12 @@ TEST_F(tcp_pcap, user_namespace)
 		EXPECT_EQ(-EPERM, pcap_sysctl_set("tcp_pcap_packets", val + 1));
 		EXPECT_EQ(-EPERM, pcap_sysctl_set("tcp_pcap_packets_max", val + 1));
 		EXPECT_EQ(-EINVAL, pcap_sysctl_set("tcp_pcap_packets", 65536));
+		EXPECT_EQ(-EPERM, pcap_sysctl_set("tcp_pcap_snaplen", 101));
+		EXPECT_EQ(-EPERM, pcap_sysctl_set("tcp_pcap_snaplen", -1));
+		EXPECT_EQ(-EINVAL, pcap_sysctl_set("tcp_pcap_snaplen", 65536));
+		EXPECT_EQ(0, pcap_sysctl_get("tcp_pcap_snaplen", &val));
+		EXPECT_EQ(100, val);
+		EXPECT_EQ(0, pcap_sysctl_set("tcp_pcap_snaplen", 100));
 		EXPECT_EQ(0, pcap_sysctl_set("tcp_pcap_snaplen", 0));
 		EXPECT_EQ(0, pcap_sysctl_set("tcp_pcap_packets", 0));
 		EXPECT_EQ(0, pcap_sysctl_get("tcp_pcap_packets", &val));
