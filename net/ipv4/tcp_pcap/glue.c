@@ -29,15 +29,9 @@ void tcp_pcap_enable(void)
 	static_branch_enable(&tcp_pcap_key);
 }
 
-static void tcp_pcap_free(struct rcu_head *rcu)
-{
-	kfree(container_of(rcu, struct tcp_pcap, rcu));
-	atomic_long_sub(sizeof(struct tcp_pcap), &tcp_pcap_mem.used);
-}
-
 void tcp_pcap_free_rcu(struct tcp_pcap *pcap)
 {
-	call_rcu(&pcap->rcu, tcp_pcap_free);
+	kfree_rcu(pcap, rcu);
 }
 
 static int __net_init tcp_pcap_net_init(struct net *net)

@@ -661,7 +661,7 @@ impl Capture {
         }
         let Self(pcap, charged) = self;
         let pcap = KBox::into_raw(pcap);
-        // It stays charged until tcp_pcap_free_rcu() freed it.
+        // It stays charged until it is detached.
         mem::forget(charged);
         // Which CPU it is does not matter, as long as it is not always the same.
         let i = (CpuId::current().as_u32() % SHARDS) as u16;
@@ -709,6 +709,9 @@ pub(crate) fn detach(sk: &TcpSock, mut owner: Owner<'_>) {
         }
         bindings::tcp_pcap_free_rcu(pcap);
     }
+    // At once, so that whoever frees a history sees it in the account: what waits for the grace
+    // period is the structure alone, without packets.
+    drop(Charged);
 }
 
 /// The configured sizes (in, out) of a socket that others may own at this moment.

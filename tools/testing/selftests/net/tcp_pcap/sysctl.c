@@ -136,11 +136,17 @@ TEST_F(tcp_pcap, packets_above_the_maximum)
 /* Root of a user namespace sets its own sysctls, but nothing above the host's maximum. */
 TEST_F(tcp_pcap, user_namespace)
 {
-	int status;
+	int own, host, status;
 	pid_t child;
 	long val;
 
+	own = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	ASSERT_LE(0, own);
+	host = open("/proc/1/ns/net", O_RDONLY | O_CLOEXEC);
+	ASSERT_LE(0, host);
+
 	/* What the host leaves out for privacy stays out. */
+	ASSERT_EQ(0, setns(host, CLONE_NEWNET));
 	ASSERT_EQ(0, pcap_sysctl_set("tcp_pcap_snaplen", 100));
 
 	child = fork();
@@ -170,6 +176,10 @@ TEST_F(tcp_pcap, user_namespace)
 	ASSERT_LT(0, child);
 	ASSERT_EQ(child, waitpid(child, &status, 0));
 	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, pcap_sysctl_set("tcp_pcap_snaplen", self->host.net[PCAP_SNAPLEN]));
+	EXPECT_EQ(0, setns(own, CLONE_NEWNET));
+	close(host);
+	close(own);
 }
 
 TEST_F(tcp_pcap, host_limits)
