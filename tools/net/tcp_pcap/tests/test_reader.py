@@ -19,6 +19,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import drgn
+
 import traffic
 from tap import READER, Tap, environment
 
@@ -62,6 +64,19 @@ def tshark(path: Path, *arguments: str) -> list[str]:
 def expect(**pairs: tuple[object, object]) -> list[str]:
     """Problems: values that differ from what they should be."""
     return [f"{name}: {got!r}, not {wanted!r}" for name, (got, wanted) in pairs.items() if got != wanted]
+
+
+# What a reader without debug information starts from.
+
+
+def root_problems(vmcore: str, vmlinux: str) -> list[str]:
+    """VMCOREINFO gives the address of the root, since kallsyms has data symbols only with KALLSYMS_ALL."""
+    prog = drgn.Program()
+    prog.set_core_dump(vmcore)
+    prog.load_debug_info([vmlinux])
+    lines = prog["VMCOREINFO"].string_().decode().splitlines()
+    wanted = f"SYMBOL(tcp_pcap_shards)={prog.symbol('tcp_pcap_shards').address:x}"
+    return [] if wanted in lines else [f"no line {wanted}"]
 
 
 # list
@@ -275,6 +290,8 @@ def main() -> int:
     tap = Tap()
     with tempfile.TemporaryDirectory() as temporary:
         reader = Reader(environment("VMCORE"), environment("VMLINUX"), Path(os.environ.get("OUT", temporary)))
+        tap.run("VMCOREINFO has the address of the root",
+                partial(root_problems, environment("VMCORE"), environment("VMLINUX")))
         for name, test in TESTS.items():
             tap.run(name, partial(test, reader))
         live = os.environ.get("LIVE")
