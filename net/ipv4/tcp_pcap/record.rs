@@ -405,3 +405,124 @@ fn parts<'a>(frags: impl Iterator<Item = Frag<'a>>, len: usize) -> impl Iterator
         })
         .filter(|frag| !frag.is_empty())
 }
+
+#[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+#[kunit_tests(tcp_pcap_record)]
+mod tests {
+    use super::*;
+    use crate::{
+        abi::{
+            layout::{Counter, Dir},
+            testing::{with_frags_max, StackPacket, TestSock},
+        },
+        lifecycle,
+        ring, //
+    };
+    use kernel::sync::atomic::Relaxed;
+
+    const IP: [u8; 20] = [
+        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ];
+
+    fn payload(len: usize) -> Result<KVec<u8>> {
+        let mut v = KVec::with_capacity(len, GFP_KERNEL)?;
+        for i in 0..len {
+            v.push((i % 251) as u8, GFP_KERNEL)?;
+        }
+        Ok(v)
+    }
+
+    fn pages() -> i64 {
+        Account::frags().used().load(Relaxed)
+    }
+
+    /// Records a packet and returns its record, and how many had headers only.
+    fn recorded(packet: &StackPacket, snaplen: Option<usize>) -> Result<(Record, u64)> {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 2)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        let packet = Packet {
+            skb: packet.skb(),
+            ip: &IP,
+            ip_len: IP.len(),
+            ack_and_flags: None,
+        };
+        ring::record(sock.sk(), &mut owner, Dir::Out, 5, &packet, 0, snaplen);
+        let mut ring = owner.ring(Dir::Out);
+        let record = ring.take_if(0).ok_or(EINVAL)?;
+        Ok((record, ring.get(Counter::HeaderOnly)))
+    }
+
+    #[test]
+    fn payload_in_pages_is_referenced_and_charged() -> Result {
+        let start = pages();
+        let bytes = payload(5000)?;
+        let packet = StackPacket::new(&IP, &bytes)?;
+        let (record, header_only) = recorded(&packet, None)?;
+        let rec = record.rec().ok_or(EINVAL)?;
+        assert_eq!((rec.why, rec.pages, header_only), (Why::Not as u8, 2, 0));
+        assert_eq!((rec.orig_len, rec.flags & F_TRUNC), (5040, 0));
+        assert_eq!(record.skb().len(), 5040);
+        assert_eq!(record.skb().data_len(), 5000);
+        assert_eq!(pages(), start + 2);
+        // The pages live on without the packet that they came with.
+        drop(packet);
+        let mut kept = payload(5000)?;
+        kept.iter_mut().for_each(|b| *b = 0);
+        record.skb().copy_bits(40, &mut kept)?;
+        assert!(kept.iter().eq(bytes.iter()));
+        drop(record);
+        assert_eq!(pages(), start);
+        Ok(())
+    }
+
+    #[test]
+    fn snaplen_cuts_references() -> Result {
+        let packet = StackPacket::new(&IP, &payload(5000)?)?;
+        for (snaplen, pages) in [(4500, 2), (4096, 1), (1000, 1), (10, 0), (0, 0)] {
+            let (record, header_only) = recorded(&packet, Some(snaplen))?;
+            let rec = record.rec().ok_or(EINVAL)?;
+            assert_eq!(record.skb().len(), 40 + snaplen);
+            assert_eq!((rec.why, rec.pages), (Why::Snaplen as u8, pages));
+            assert_eq!((rec.orig_len, rec.flags & F_TRUNC), (5040, F_TRUNC));
+            assert_eq!(header_only, 0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn at_the_limit_headers_are_kept_and_what_fits_beside_them() -> Result {
+        let start = pages();
+        let packet = StackPacket::new(&IP, &payload(5000)?)?;
+        let (record, header_only) = with_frags_max(1, || recorded(&packet, None))?;
+        let rec = record.rec().ok_or(EINVAL)?;
+        assert_eq!((rec.why, rec.pages, header_only), (Why::Limit as u8, 0, 1));
+        assert_eq!(record.skb().data_len(), 0);
+        assert!(record.skb().len() > 40);
+        assert!(record.skb().linear()[40..]
+            .iter()
+            .enumerate()
+            .all(|(i, b)| usize::from(*b) == i % 251));
+        assert_eq!(pages(), start);
+        Ok(())
+    }
+
+    #[test]
+    fn describes_socket_and_segments() -> Result {
+        let packet = StackPacket::new(&IP, &payload(2500)?)?;
+        for (size, segs, expected) in [(0, 0, 1), (1000, 3, 3), (1000, 0, 3), (2500, 0, 1)] {
+            packet.set_gso(size, segs);
+            let rec = recorded(&packet, None)?.0.rec().ok_or(EINVAL)?;
+            assert_eq!((rec.gso_size, rec.gso_segs), (size, expected));
+        }
+        let rec = recorded(&packet, None)?.0.rec().ok_or(EINVAL)?;
+        // A socket that was never connected: TCP_CLOSE, TCP_INIT_CWND, TCP_INFINITE_SSTHRESH.
+        assert_eq!((rec.state, rec.ca_state), (7, 0));
+        assert_eq!((rec.snd_cwnd, rec.ssthresh), (10, 0x7fffffff));
+        assert_eq!((rec.snd_una, rec.snd_nxt, rec.rcv_nxt), (0, 0, 0));
+        assert_eq!((rec.ip_summed, rec.csum_start, rec.csum_offset), (0, 0, 0));
+        assert_eq!((rec.time, rec.dir, rec.kind), (5, 2, KIND_PACKET));
+        assert_eq!((rec.magic, rec.version), (MAGIC, VERSION));
+        Ok(())
+    }
+}

@@ -131,11 +131,13 @@ pub(crate) fn clear(owner: &mut Owner<'_>, dir: Dir) -> Slots {
 mod tests {
     use super::*;
     use crate::{
-        abi::{layout::Account, testing::TestSock},
+        abi::{
+            layout::Account,
+            testing::{segment, TestSock},
+        },
         lifecycle,
     };
     use kernel::{
-        net::skbuff::PrivateSkBuff,
         prelude::*,
         sync::atomic::Relaxed, //
     };
@@ -143,16 +145,6 @@ mod tests {
     const IP: [u8; 20] = [
         0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
     ];
-
-    /// A TCP header of 20 bytes and `payload` bytes of `fill`.
-    fn segment(payload: usize, fill: u8) -> Result<PrivateSkBuff> {
-        let mut skb = PrivateSkBuff::new(u32::try_from(payload + 20)?, GFP_KERNEL)?;
-        let head = skb.head_mut();
-        head[12] = 5 << 4;
-        head[20..20 + payload].fill(fill);
-        skb.set_linear(0, 20 + payload);
-        Ok(skb)
-    }
 
     fn send(sk: &TcpSock, owner: &mut Owner<'_>, n: usize, snaplen: Option<usize>) -> Result {
         for i in 0..n {

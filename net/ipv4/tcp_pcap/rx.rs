@@ -56,3 +56,79 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
     let snaplen = Sysctls::of(sk).snaplen();
     ring::record(sk, owner, Dir::In, time, &packet, flags, snaplen)
 }
+
+#[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+#[kernel::prelude::kunit_tests(tcp_pcap_rx)]
+mod tests {
+    use super::*;
+    use crate::{
+        abi::testing::{StackPacket, TestSock},
+        lifecycle,
+    };
+    use kernel::prelude::*;
+
+    /// An IPv4 header for a packet of `total` bytes.
+    fn header(total: u16) -> [u8; 20] {
+        let mut h = [
+            0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
+        ip::fix(&mut h, usize::from(total));
+        h
+    }
+
+    /// Receives a packet; its flags, the length in its IP header, and acknowledgement and flags of
+    /// its TCP header.
+    fn received(packet: &StackPacket) -> Result<(u16, u16, u32, u8)> {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 1, 0)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        capture(sock.sk(), &mut owner, packet.skb(), 1);
+        let record = owner.ring(Dir::In).take_if(0).ok_or(EINVAL)?;
+        let bytes = record.skb().linear();
+        assert_eq!(ip::checksum(&bytes[..20]), 0);
+        let len = u16::from_be_bytes([bytes[2], bytes[3]]);
+        let ack = u32::from_be_bytes(bytes[28..32].try_into().map_err(|_| EINVAL)?);
+        Ok((record.rec().ok_or(EINVAL)?.flags, len, ack, bytes[33]))
+    }
+
+    #[test]
+    fn plain_packet_is_kept_as_it_is() -> Result {
+        let packet = StackPacket::new(&header(140), &[7; 100])?;
+        assert_eq!(received(&packet)?, (0, 140, 0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn merged_packet_gets_length_and_acknowledgement() -> Result {
+        let packet = StackPacket::new(&header(90), &[7; 100])?;
+        packet.set_merged(77, 0x18);
+        assert_eq!(received(&packet)?, (F_MERGED | F_LEN_FIXED, 140, 77, 0x18));
+        Ok(())
+    }
+
+    #[test]
+    fn cut_packet_is_not_called_merged() -> Result {
+        let packet = StackPacket::new(&header(200), &[7; 100])?;
+        assert_eq!(received(&packet)?, (F_LEN_FIXED, 140, 0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn segments_without_partial_checksum_are_merged() -> Result {
+        let packet = StackPacket::new(&header(140), &[7; 100])?;
+        packet.set_gso(50, 2);
+        assert_eq!(received(&packet)?.0, F_MERGED);
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_direction_of_size_zero() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 1)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        let packet = StackPacket::new(&header(140), &[7; 100])?;
+        capture(sock.sk(), &mut owner, packet.skb(), 1);
+        assert_eq!(owner.ring(Dir::In).next(), 0);
+        Ok(())
+    }
+}

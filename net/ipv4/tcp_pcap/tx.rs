@@ -37,3 +37,122 @@ fn header(sk: &TcpSock, skb: &SkBuff) -> (ip::Header, u16) {
     }
     (ip::ipv4(&sk.ipv4_output(skb), skb), 0)
 }
+
+#[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+#[kernel::prelude::kunit_tests(tcp_pcap_tx)]
+mod tests {
+    use super::*;
+    use crate::abi::testing::{segment, TestSock};
+    use kernel::prelude::*;
+
+    // include/uapi/linux/in.h, in6.h
+    const SOL_IP: u32 = 0;
+    const IP_TOS: u32 = 1;
+    const IP_TTL: u32 = 2;
+    const IP_OPTIONS: u32 = 4;
+    const IP_MTU_DISCOVER: u32 = 10;
+
+    const SADDR: [u8; 4] = [10, 1, 2, 3];
+    const DADDR: [u8; 4] = [10, 4, 5, 6];
+
+    fn ipv4_sock() -> Result<TestSock> {
+        let sock = TestSock::new()?;
+        sock.set_ipv4_addresses(SADDR, DADDR);
+        Ok(sock)
+    }
+
+    fn ipv4_header(sock: &TestSock, payload: usize) -> Result<ip::Header> {
+        let skb = segment(payload, 0)?;
+        let (header, flags) = sock.locked(|sk| header(sk, skb.as_skb()));
+        assert_eq!(flags, 0);
+        assert_eq!(ip::checksum(header.bytes()), 0);
+        Ok(header)
+    }
+
+    #[test]
+    fn ipv4_without_a_route_takes_defaults() -> Result {
+        let h = ipv4_header(&ipv4_sock()?, 100)?;
+        let h = h.bytes();
+        assert_eq!(h[..10], [0x45, 0, 0, 140, 0, 0, 0x40, 0, 64, 6]);
+        assert_eq!(h[12..16], SADDR);
+        assert_eq!(h[16..20], DADDR);
+        assert_eq!(h.len(), 20);
+        Ok(())
+    }
+
+    #[test]
+    fn ipv4_options_of_the_socket_count() -> Result {
+        let sock = ipv4_sock()?;
+        sock.set_int(SOL_IP, IP_TOS, 0x28)?;
+        sock.set_int(SOL_IP, IP_TTL, 9)?;
+        sock.set_int(SOL_IP, IP_MTU_DISCOVER, 0)?;
+        let h = ipv4_header(&sock, 0)?;
+        assert_eq!(h.bytes()[..10], [0x45, 0x28, 0, 40, 0, 0, 0, 0, 9, 6]);
+        Ok(())
+    }
+
+    #[test]
+    fn ipv4_record_route_takes_our_address() -> Result {
+        let sock = ipv4_sock()?;
+        sock.set_option(SOL_IP, IP_OPTIONS, &[7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
+        let h = ipv4_header(&sock, 10)?;
+        let h = h.bytes();
+        assert_eq!(h[..4], [0x48, 0, 0, 62]);
+        assert_eq!(h[20..32], [7, 11, 8, 10, 1, 2, 3, 0, 0, 0, 0, 0]);
+        Ok(())
+    }
+
+    #[test]
+    fn ipv4_source_route_goes_to_the_first_hop() -> Result {
+        let sock = ipv4_sock()?;
+        // Loose source route over 10.9.9.9 and 10.8.8.8.
+        let lsrr = [131, 11, 4, 10, 9, 9, 9, 10, 8, 8, 8, 0];
+        sock.set_option(SOL_IP, IP_OPTIONS, &lsrr)?;
+        let h = ipv4_header(&sock, 0)?;
+        let h = h.bytes();
+        assert_eq!(h[16..20], [10, 9, 9, 9]);
+        assert_eq!(h[20..32], [131, 11, 4, 10, 8, 8, 8, 10, 4, 5, 6, 0]);
+        Ok(())
+    }
+
+    #[test]
+    fn above_64k_the_length_is_zero() -> Result {
+        let h = ipv4_header(&ipv4_sock()?, 65536 - 40)?;
+        assert_eq!(h.bytes()[2..4], [0, 0]);
+        let h = ipv4_header(&ipv4_sock()?, 65535 - 40)?;
+        assert_eq!(h.bytes()[2..4], [0xff, 0xff]);
+        Ok(())
+    }
+
+    #[cfg(CONFIG_IPV6)]
+    #[test]
+    fn ipv6_headers() -> Result {
+        const SOL_IPV6: u32 = 41;
+        const IPV6_UNICAST_HOPS: u32 = 16;
+        const IPV6_HOPOPTS: u32 = 54;
+        const IPV6_DSTOPTS: u32 = 59;
+        const IPV6_TCLASS: u32 = 67;
+        const PADN: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
+
+        let sock = TestSock::new_ipv6()?;
+        let skb = segment(100, 0)?;
+        let (h, flags) = sock.locked(|sk| header(sk, skb.as_skb()));
+        assert_eq!(flags, F_IPV6);
+        // No hash yet, so no flow label is made up; the namespace's default hop limit.
+        assert_eq!(h.bytes()[..8], [0x60, 0, 0, 0, 0, 120, 6, 64]);
+        assert_eq!(h.wire_len(), 40);
+
+        // The ECN bits are TCP's own.
+        sock.set_int(SOL_IPV6, IPV6_TCLASS, 0xa7)?;
+        sock.set_int(SOL_IPV6, IPV6_UNICAST_HOPS, 5)?;
+        sock.set_option(SOL_IPV6, IPV6_HOPOPTS, &PADN)?;
+        sock.set_option(SOL_IPV6, IPV6_DSTOPTS, &PADN)?;
+        let (h, _) = sock.locked(|sk| header(sk, skb.as_skb()));
+        let h = h.bytes();
+        assert_eq!(h[..8], [0x6a, 0x40, 0, 0, 0, 136, 0, 5]);
+        assert_eq!(h[40..48], [60, 0, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(h[48..56], [6, 0, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(h.len(), 56);
+        Ok(())
+    }
+}

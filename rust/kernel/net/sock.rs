@@ -383,3 +383,63 @@ impl<'a> Ipv6Output<'a> {
         self.header(self.opt()?.dst1opt)
     }
 }
+
+#[macros::kunit_tests(rust_net_sock)]
+mod tests {
+    use super::*;
+    use crate::error::to_result;
+
+    /// A TCP socket of the kernel's own.
+    struct Socket(*mut bindings::socket);
+
+    impl Socket {
+        fn new(family: u32) -> Result<Self> {
+            let mut sock = core::ptr::null_mut();
+            // SAFETY: The initial namespace is always there, `sock` can be written.
+            to_result(unsafe {
+                bindings::sock_create_kern(
+                    &raw mut bindings::init_net,
+                    family as c_int,
+                    bindings::sock_type_SOCK_STREAM as c_int,
+                    bindings::IPPROTO_TCP as c_int,
+                    &mut sock,
+                )
+            })?;
+            Ok(Self(sock))
+        }
+
+        fn sk(&self) -> &TcpSock {
+            // SAFETY: Nobody else knows the socket.
+            unsafe { TcpSock::from_raw((*self.0).sk) }
+        }
+    }
+
+    impl Drop for Socket {
+        fn drop(&mut self) {
+            // SAFETY: The socket is not used any more.
+            unsafe { bindings::sock_release(self.0) }
+        }
+    }
+
+    #[test]
+    fn state_of_a_new_socket() -> Result {
+        let sock = Socket::new(bindings::AF_INET)?;
+        let sk = sock.sk();
+        assert_eq!(u32::from(sk.state()), bindings::TCP_CLOSE);
+        assert!(!sk.is_listener());
+        assert!(!sk.sends_ipv6());
+        assert_eq!((sk.ca_state(), sk.snd_cwnd()), (0, 10));
+        assert_eq!((sk.snd_una(), sk.snd_nxt(), sk.rcv_nxt()), (0, 0, 0));
+        // SAFETY: The initial namespace is always there.
+        assert_eq!(sk.net_cookie(), unsafe { bindings::init_net.net_cookie });
+        Ok(())
+    }
+
+    #[cfg(CONFIG_IPV6)]
+    #[test]
+    fn ipv6_socket_sends_ipv6() -> Result {
+        let sock = Socket::new(bindings::AF_INET6)?;
+        assert!(sock.sk().sends_ipv6());
+        Ok(())
+    }
+}

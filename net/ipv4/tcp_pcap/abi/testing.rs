@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A real socket for unit tests.
+//! Real sockets and buffers for unit tests.
 
 use super::layout::Owner;
-use core::ptr;
-use kernel::{bindings, error::to_result, net::sock::TcpSock, prelude::*};
+use core::ptr::{self, addr_of_mut};
+use kernel::{
+    bindings,
+    error::to_result,
+    net::{
+        skbuff::{PrivateSkBuff, SkBuff},
+        sock::TcpSock, //
+    },
+    prelude::*, //
+};
 
 /// A TCP socket that belongs to a test.
 ///
@@ -14,13 +22,24 @@ use kernel::{bindings, error::to_result, net::sock::TcpSock, prelude::*};
 pub(crate) struct TestSock(*mut bindings::socket);
 
 impl TestSock {
+    /// An IPv4 socket.
     pub(crate) fn new() -> Result<Self> {
+        Self::of_family(bindings::AF_INET)
+    }
+
+    /// An IPv6 socket.
+    #[cfg(CONFIG_IPV6)]
+    pub(crate) fn new_ipv6() -> Result<Self> {
+        Self::of_family(bindings::AF_INET6)
+    }
+
+    fn of_family(family: u32) -> Result<Self> {
         let mut sock = ptr::null_mut();
         // SAFETY: The initial namespace is always there, `sock` can be written.
         to_result(unsafe {
             bindings::sock_create_kern(
                 &raw mut bindings::init_net,
-                bindings::AF_INET as c_int,
+                family as c_int,
                 bindings::sock_type_SOCK_STREAM as c_int,
                 bindings::IPPROTO_TCP as c_int,
                 &mut sock,
@@ -45,9 +64,158 @@ impl TestSock {
     }
 }
 
+impl TestSock {
+    /// Runs `f` with the socket locked.
+    pub(crate) fn locked<R>(&self, f: impl FnOnce(&TcpSock) -> R) -> R {
+        // SAFETY: By the type invariant nobody else has the socket, so nobody has locked it.
+        unsafe { super::layout::with_lock((*self.0).sk, f) }
+    }
+
+    /// Sets an option of any level, as a program would.
+    pub(crate) fn set_option(&self, level: u32, name: u32, value: &[u8]) -> Result {
+        let mut optval = bindings::sockptr_t::default();
+        optval.__bindgen_anon_1.kernel = value.as_ptr().cast_mut().cast();
+        optval.set_is_kernel(true);
+        // SAFETY: By the type invariant nobody else has the socket; `value` can be read.
+        to_result(unsafe {
+            bindings::tcp_setsockopt(
+                (*self.0).sk,
+                level as c_int,
+                name as c_int,
+                optval,
+                value.len() as c_uint,
+            )
+        })
+    }
+
+    /// Sets an option that is an int.
+    pub(crate) fn set_int(&self, level: u32, name: u32, value: c_int) -> Result {
+        self.set_option(level, name, &value.to_ne_bytes())
+    }
+
+    /// Gives an IPv4 socket addresses, without a connection.
+    pub(crate) fn set_ipv4_addresses(&self, saddr: [u8; 4], daddr: [u8; 4]) {
+        // SAFETY: By the type invariant nobody else has the socket.
+        unsafe {
+            let sk = (*self.0).sk;
+            (*sk.cast::<bindings::inet_sock>()).inet_saddr = u32::from_ne_bytes(saddr);
+            (*sk)
+                .__sk_common
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .skc_daddr = u32::from_ne_bytes(daddr);
+        }
+    }
+}
+
 impl Drop for TestSock {
     fn drop(&mut self) {
         // SAFETY: By the type invariant; it is not used any more.
         unsafe { bindings::sock_release(self.0) }
+    }
+}
+
+/// A TCP header of 20 bytes and `payload` bytes of `fill`, all of it linear.
+pub(crate) fn segment(payload: usize, fill: u8) -> Result<PrivateSkBuff> {
+    let mut skb = PrivateSkBuff::new(u32::try_from(payload + 20)?, GFP_KERNEL)?;
+    let head = skb.head_mut();
+    head[12] = 5 << 4;
+    head[20..20 + payload].fill(fill);
+    skb.set_linear(0, 20 + payload);
+    Ok(skb)
+}
+
+/// A packet as the stack has it: `data` at a TCP header of 20 bytes, behind an IP header, and
+/// payload in pages.
+///
+/// # Invariants
+///
+/// Points at a valid buffer that belongs to this value.
+pub(crate) struct StackPacket(*mut bindings::sk_buff);
+
+impl StackPacket {
+    /// A packet with this IP header, and `payload` bytes in pages.
+    pub(crate) fn new(ip: &[u8], payload: &[u8]) -> Result<Self> {
+        let mut err = 0;
+        let headers = ip.len() + 20;
+        // SAFETY: No requirement but that it may sleep.
+        let skb = unsafe {
+            bindings::alloc_skb_with_frags(
+                headers,
+                payload.len(),
+                0,
+                &mut err,
+                bindings::GFP_KERNEL,
+            )
+        };
+        if skb.is_null() {
+            return Err(ENOMEM);
+        }
+        // SAFETY: A new buffer, with room for the headers and pages for the payload.
+        // INVARIANT: It is ours.
+        unsafe {
+            let head = bindings::skb_put(skb, headers as c_uint).cast::<u8>();
+            head.write_bytes(0, headers);
+            ip.as_ptr().copy_to_nonoverlapping(head, ip.len());
+            head.add(ip.len() + 12).write(5 << 4);
+            (*skb).data_len = payload.len() as u32;
+            (*skb).len += payload.len() as u32;
+            bindings::skb_set_network_header(skb, 0);
+            bindings::skb_pull(skb, ip.len() as c_uint);
+            let packet = Self(skb);
+            packet.set_merged(0, 0);
+            to_result(bindings::skb_store_bits(
+                skb,
+                20,
+                payload.as_ptr().cast(),
+                payload.len() as c_int,
+            ))?;
+            Ok(packet)
+        }
+    }
+
+    /// What `TCP_SKB_CB()` says of a received packet.
+    pub(crate) fn set_merged(&self, ack: u32, flags: u8) {
+        // SAFETY: By the type invariant; the control buffer is large enough.
+        unsafe {
+            let cb = addr_of_mut!((*self.0).cb).cast::<bindings::tcp_skb_cb>();
+            (*cb).ack_seq = ack;
+            (*cb).tcp_flags = u16::from(flags);
+        }
+    }
+
+    /// Size and number of its segments, as a driver gives them.
+    pub(crate) fn set_gso(&self, size: u16, segs: u16) {
+        // SAFETY: By the type invariant.
+        unsafe {
+            let info = bindings::skb_shinfo(self.0);
+            (*info).gso_size = size;
+            (*info).gso_segs = segs;
+        }
+    }
+
+    pub(crate) fn skb(&self) -> &SkBuff {
+        // SAFETY: By the type invariant; the network header lies in the linear part.
+        unsafe { SkBuff::from_raw(self.0) }
+    }
+}
+
+impl Drop for StackPacket {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant; it is not used any more.
+        unsafe { bindings::consume_skb(self.0) }
+    }
+}
+
+/// Runs `f` with another limit of pages.
+pub(crate) fn with_frags_max<R>(max: usize, f: impl FnOnce() -> R) -> R {
+    // SAFETY: A word that the sysctl writes in the same way; unit tests run one by one.
+    unsafe {
+        let cell = addr_of_mut!(bindings::tcp_pcap_frags.max);
+        let old = cell.read();
+        cell.write_volatile(max);
+        let ret = f();
+        cell.write_volatile(old);
+        ret
     }
 }
