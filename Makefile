@@ -18,7 +18,7 @@ run: ## set up, build, boot, crash the guest, and show its last packets from the
 
 test: ## set up, build, run every test suite; ends with "N passed, N failed"
 	@dev/setup
-	@dev/build x86 um
+	@dev/build x86 um off
 	@dev/test $(SUITES)
 
 kunit: ## rebuild the debug kernel and run its KUnit tests (under a minute after an edit)
@@ -26,14 +26,14 @@ kunit: ## rebuild the debug kernel and run its KUnit tests (under a minute after
 	@dev/build um
 	@dev/kunit
 
-boot: ## a root shell in the guest (KIND=um: in the debug kernel)
+boot: ## a root shell in the guest (KIND=um: in the debug kernel; KIND=off: without the feature)
 	@dev/setup packages bindgen kernel
 	@dev/build $(or $(KIND),x86)
 	@dev/with dev/guest --kind $(or $(KIND),x86) --out "$$(dev/with printenv BASE)/out/boot" --shell
 
-build: ## build both kernels
+build: ## build all kernels
 	@dev/setup packages bindgen kernel
-	@dev/build x86 um
+	@dev/build x86 um off
 
 check: ## formatting, lints and layout rules
 	@dev/setup packages kernel

@@ -11,17 +11,19 @@ CACHE=$(realpath -m "${TCP_PCAP_CACHE:-${HOME:-/root}/.cache/tcp_pcap}")
 ORIG=$CACHE/orig/linux
 BASE=$CACHE
 if [ -n "${LINUX:-}" ]; then
+	[ -f "$LINUX/Kbuild" ] || { printf '%s\n' "LINUX=$LINUX: no kernel source there" >&2; exit 1; }
 	ORIG=$(realpath -m "$LINUX")
 	BASE=$CACHE/linux-$(printf %s "$ORIG" | sha256sum | cut -c1-8)
 fi
 TREE=$BASE/tree
 BUILD_X86=$BASE/build/x86 VMLINUX=$BASE/build/x86/vmlinux BZIMAGE=$BASE/build/x86/arch/x86/boot/bzImage
 BUILD_UM=$BASE/build/um UML=$BASE/build/um/linux
+BUILD_OFF=$BASE/build/off UML_OFF=$BASE/build/off/linux
 VENV=$CACHE/venv PY=$CACHE/venv/bin/python
 CRASH_ROOT=$CACHE/crash
-LOGS=$CACHE/log
+LOGS=$BASE/log
 LLVM_BIN=/usr/lib/llvm-22/bin
-export DEV ROOT CACHE ORIG BASE TREE BUILD_X86 VMLINUX BZIMAGE BUILD_UM UML VENV PY CRASH_ROOT LOGS LLVM_BIN
+export DEV ROOT CACHE ORIG BASE TREE BUILD_X86 VMLINUX BZIMAGE BUILD_UM UML BUILD_OFF UML_OFF VENV PY CRASH_ROOT LOGS LLVM_BIN
 # Debian's tools, whatever else this machine has.
 export LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 # A checkout that belongs to somebody else is read all the same.
@@ -44,10 +46,11 @@ only_one() {
 }
 
 # step TITLE LOG NEXT CMD..: run CMD with its output in $LOGS/LOG. Shows that it lives; a failure shows the end of the log, where
-# the log is, and what to do NEXT. STEP_TOTAL, if set, is the number of log lines expected.
+# the log is, and what to do NEXT. STEP_TOTAL, if set, is the number of steps of a kernel build expected if no earlier run told.
 step() {
-	local title=$1 log=$LOGS/$2 next=$3 start=$SECONDS shown=$SECONDS pid first
+	local title=$1 log=$LOGS/$2 next=$3 start=$SECONDS shown=$SECONDS pid first total=${STEP_TOTAL:-} known=$CACHE/stamp/steps-$2
 	shift 3
+	[ -z "$total" ] || [ ! -s "$known" ] || total=$(<"$known")
 	say "$title .."
 	# A process group of its own: what interrupts us ends all of it.
 	set -m
@@ -60,11 +63,13 @@ step() {
 		sleep 0.3
 		if [ $((SECONDS - shown)) -ge 15 ]; then
 			shown=$SECONDS
-			printf '   %s: %d s, %s\n' "$title" $((SECONDS - start)) "$(progress "$log")"
+			printf '   %s: %d s, %s\n' "$title" $((SECONDS - start)) "$(progress "$log" "$total")"
 		fi
 	done
 	trap - INT TERM
 	if wait "$pid"; then
+		# What was interrupted and resumed has a short log, which tells nothing.
+		[ -z "$total" ] || [ "$(steps "$log")" -lt $((total / 2)) ] || steps "$log" >"$known"
 		say "$title: done in $((SECONDS - start)) s"
 		return 0
 	fi
@@ -79,12 +84,20 @@ step() {
 	return 1
 }
 
+# steps LOG: the lines of a kernel build that name a step; the others are the compiler's.
+steps() { grep -c '^  [A-Z]' "$1" || true; }
+
+# progress LOG [TOTAL]: how far it is by the number of steps, or the last line.
 progress() {
-	local lines
-	lines=$(wc -l <"$1")
-	if [ -n "${STEP_TOTAL:-}" ] && [ "$lines" -lt "$STEP_TOTAL" ]; then
-		printf '%d %% (%d of about %d)' $((lines * 100 / STEP_TOTAL)) "$lines" "$STEP_TOTAL"
+	local done
+	if [ -n "${2:-}" ]; then
+		done=$(steps "$1")
+		if [ "$done" -lt "$2" ]; then
+			printf '%d %% (%d of about %d)' $((done * 100 / $2)) "$done" "$2"
+		else
+			printf '99 %%, the last steps (%d done)' "$done"
+		fi
 	else
-		tail -n 1 "$1" | tr '\r' '\n' | tail -n 1 | cut -c1-70
+		{ grep "^  [A-Z]" "$1" || cat "$1"; } | tail -n 1 | tr '\r' '\n' | tail -n 1 | cut -c1-70
 	fi
 }

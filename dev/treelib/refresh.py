@@ -78,6 +78,8 @@ def _named_patch(repo: Repo, name: str) -> str:
 
 def _sort_out(repo: Repo):
     """What was edited in the tree: new files, existing files, and files edited on both sides."""
+    if not repo.tree.is_dir():
+        raise Problem("no prepared tree yet; next: make build")
     manifest, now = repo.manifest(), changed(repo)
     overlay, want = set(repo.overlay()), repo.states()[-1]
     new, existing, both = {}, {}, []
@@ -99,6 +101,8 @@ def status(repo: Repo) -> None:
                          ("edited in the tree and in the repository", both)):
         for name in names:
             print(f"{title}: {name}")
+    if not (new or existing or both):
+        print("nothing edited in the tree")
 
 
 def refresh(repo: Repo) -> int:

@@ -21,7 +21,9 @@ def _import_reader() -> None:
     try:
         import drgn  # noqa: F401
     except ImportError:
-        print("tcp_pcap: the Python package drgn is missing: pip install drgn==0.3.0", file=sys.stderr)
+        from tcp_pcap_reader import INSTALL
+
+        print("tcp_pcap: the Python package drgn is missing.\n" + INSTALL, file=sys.stderr)
         sys.exit(2)
 
 

@@ -90,7 +90,7 @@ def file_cases(tap: Tap, vmcore: Path, vmlinux: Path, folder: Path) -> None:
     def on_file(length: int, wanted: Sequence[int]) -> list[str]:
         shutil.copyfile(vmcore, copy)
         os.truncate(copy, length)
-        status, errors = run_program(["-c", copy, "-s", vmlinux, "export", "-o", os.devnull])
+        status, errors = run_program(["-c", copy, "-s", vmlinux, "export", "--both-ends", "-o", os.devnull])
         return judge(status, errors, wanted)
 
     tap.run("core cut to nothing", lambda: on_file(0, [2]))
@@ -216,7 +216,7 @@ def random_changes(target: Target, chance: random.Random) -> Changes:
 def memory_cases(tap: Tap, vmcore: Vmcore, folder: Path) -> None:
     """Garbage in a vmcore that is whole otherwise."""
     target = find_target(Layout(vmcore.prog))
-    export = ["export", "-o", str(folder / "damaged.pcapng")]
+    export = ["export", "--both-ends", "-o", str(folder / "damaged.pcapng")]
     everything = ["show", "--port", str(1)], ["list"], ["show", str(target.capture.index)], export
 
     tap.run("intact", lambda: judge(*run_on(vmcore, export), [0]))

@@ -26,6 +26,8 @@ from tap import READER, Tap, environment
 
 VALIDATE = ("-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE")
 BAD = "_ws.malformed || tcp.checksum.status==0 || ip.checksum.status==0"
+BOTH_ENDS = "--both-ends"
+LAST_OF_WHO = 7
 DAY = 86400
 
 
@@ -45,14 +47,25 @@ class Reader:
         return done.stdout
 
     def list(self, *filters: object) -> list[list[str]]:
-        """Lines of 'list', in columns."""
-        return [re.split(r" {2,}", line.strip()) for line in self.run("list", *filters).splitlines()[1:]]
+        """Lines of 'list', in columns: all, since the others depend on which sockets are listed."""
+        return [re.split(r" {2,}", line.strip()) for line in self.run("list", "--wide", *filters).splitlines()[1:]]
 
     def export(self, *arguments: object) -> Path:
-        """A pcapng."""
-        path = self.folder / ("-".join(map(str, arguments)).strip("-").replace("/", "_") + ".pcapng")
+        """A pcapng. tshark must find nothing wrong with it, unless it has both ends of a connection."""
+        path = self.folder / (("-".join(map(str, arguments)).strip("-").replace("/", "_") or "all") + ".pcapng")
         self.run("export", "-o", path, *arguments)
+        bad = [] if BOTH_ENDS in arguments else tshark(path, *VALIDATE, "-Y", BAD)
+        if bad:
+            raise RuntimeError("\n".join([f"export {arguments}: {len(bad)} bad packets", *bad]))
         return path
+
+    def message(self, *arguments: object, status: int = 0) -> str:
+        """What the reader says on standard error."""
+        command = [sys.executable, str(READER), *self.program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != status:
+            raise RuntimeError(f"{arguments}: status {done.returncode}, not {status}: {done.stderr}")
+        return done.stderr
 
 
 def tshark(path: Path, *arguments: str) -> list[str]:
@@ -64,6 +77,17 @@ def tshark(path: Path, *arguments: str) -> list[str]:
 def expect(**pairs: tuple[object, object]) -> list[str]:
     """Problems: values that differ from what they should be."""
     return [f"{name}: {got!r}, not {wanted!r}" for name, (got, wanted) in pairs.items() if got != wanted]
+
+
+def port_of(cell: str) -> int:
+    """The port in a cell of 'list'."""
+    port = cell.rpartition(":")[2]
+    return int(port) if port.isdecimal() else 0
+
+
+def has_port(row: list[str], *ports: int) -> bool:
+    """Whether a line of 'list' is about one of these ports."""
+    return port_of(row[3]) in ports or port_of(row[4]) in ports
 
 
 # What a reader without debug information starts from.
@@ -88,20 +112,36 @@ def list_problems(reader: Reader) -> list[str]:
     problems = []
     for name, port in vars(traffic).items():
         if name.startswith("PORT_"):
-            ends = [row for row in rows if f":{port}" in row[3] + row[4] and row[1] != "LISTEN"]
+            ends = [row for row in rows if has_port(row, port) and row[1] != "LISTEN"]
             wanted = 1 if port == traffic.PORT_RESET else 2
             if len(ends) != wanted:
                 problems.append(f"{name}: {len(ends)} sockets, not {wanted}")
-    states = [row[1] for row in rows if f":{traffic.PORT_RESET}" in row[4]]
-    families = {row[2] for row in rows if f":{traffic.PORT_MAPPED}" in row[3] + row[4]}
-    shared = [row[6] for row in rows if f":{traffic.PORT_SHARED}" in row[4]]
-    wrapped = [row[7:9] for row in rows if f":{traffic.PORT_WRAP}" in row[4]]
+    states = [row[1] for row in rows if port_of(row[4]) == traffic.PORT_RESET]
+    families = {row[2] for row in rows if has_port(row, traffic.PORT_MAPPED)}
+    shared = [row[6] for row in rows if port_of(row[4]) == traffic.PORT_SHARED]
+    wrapped = [row[7] for row in rows if port_of(row[4]) == traffic.PORT_WRAP]
+    namespaces = {row[5] for row in rows if not has_port(row, traffic.PORT_NETNS, traffic.PORT_HTTP)}
     return problems + expect(
         state_after_reset=(states, ["CLOSE"]),
         family_of_mapped=(families, {"tcp6/v4"}),
         owners_of_shared=([bool(re.fullmatch(r"tcp_pcap_holder/\d+ fd \d+ \+1", owner)) for owner in shared], [True]),
-        kept_of_wrapped=([row[0] for row in wrapped], ["7/7"]),
-        netns=({row[5] for row in rows if f":{traffic.PORT_NETNS}" not in row[3] + row[4]}, {"init"}),
+        kept_of_wrapped=(wrapped, ["7/7"]),
+        netns=(namespaces, {"init"}),
+    )
+
+
+def wide_problems(reader: Reader) -> list[str]:
+    """--wide has all counters; without it, there are those that are not 0, after the same columns."""
+    narrow, wide = (
+        [re.split(r" {2,}", line.strip()) for line in reader.run("list", *options).splitlines()] for options in ([], ["--wide"])
+    )
+    names = [f"{way}:{name}" for way in ("IN", "OUT") for name in ("KEPT", "CAPTURED", "HEADERS", "LOST", "RECLAIMED")]
+    counts = {name: {row[wide[0].index(name)] for row in wide[1:]} for name in names}
+    wanted = [name for name in names if name.endswith("KEPT") or (not name.endswith("CAPTURED") and counts[name] != {"0"})]
+    return expect(
+        wide=(wide[0][LAST_OF_WHO:], [*names, "SOCK"]),
+        narrow=(narrow[0][LAST_OF_WHO:], [*wanted, "SOCK"]),
+        first=([row[:LAST_OF_WHO] for row in narrow], [row[:LAST_OF_WHO] for row in wide]),
     )
 
 
@@ -112,6 +152,8 @@ def filter_problems(reader: Reader) -> list[str]:
     v6 = [row for row in every if row[2] == "tcp6"]
     first = every[0]
     elsewhere = reader.list("--port", traffic.PORT_NETNS)
+    client = reader.list("--port", traffic.PORT_SMALL)[0]
+    init = [row for row in every if row[5] == "init"]
     return expect(
         port=(len(reader.list("--port", traffic.PORT_SMALL)), 2),
         two_ports=(len(reader.list("--port", traffic.PORT_SMALL, "--port", traffic.PORT_BULK)), 4),
@@ -121,7 +163,8 @@ def filter_problems(reader: Reader) -> list[str]:
         pid=(len(reader.list("--pid", pid[1] if pid else 0)) > 2, True),
         no_pid=(reader.list("--pid", 1), []),
         comm=(reader.list("--comm", "tcp_pcap_h*"), [row for row in every if row[6] != "-"]),
-        netns=(reader.list("--netns", "init"), [row for row in every if row not in elsewhere]),
+        netns=(reader.list("--netns", "init"), init),
+        some_init=(bool(init) and len(init) < len(every), True),
         other_netns=([row[5].isdecimal() for row in elsewhere], [True, True]),
         by_netns=(reader.list("--netns", elsewhere[0][5]), elsewhere),
         no_netns=(reader.list("--netns", 1), []),
@@ -129,7 +172,28 @@ def filter_problems(reader: Reader) -> list[str]:
         both=(reader.list("--state", "close", "--port", traffic.PORT_SMALL), []),
         by_address=(reader.run("show", first[-1]), reader.run("show", first[0])),
         by_ends=(reader.run("show", f"{first[3]}-{first[4]}"), reader.run("show", first[0])),
+        by_one_end=(reader.run("show", client[3]), reader.run("show", client[0])),
     )
+
+
+def no_match_problems(reader: Reader) -> list[str]:
+    """A filter that nothing meets: each command says so, and export leaves its file alone."""
+    path = reader.folder / "untouched"
+    path.write_bytes(b"as it was")
+    listener = reader.run("list", "--state", "LISTEN").splitlines()[1:]
+    problems = expect(
+        list=(reader.message("list", "--port", 1), "tcp_pcap: no socket matches\n"),
+        show=(reader.message("show", "--port", 1, status=1), "tcp_pcap: no socket matches\n"),
+        export=(
+            reader.message("export", "-o", path, "--port", 1, status=1),
+            "tcp_pcap: no socket matches; nothing is written\n",
+        ),
+        show_one=(reader.message("show", 1 << 20, status=2), "tcp_pcap: there is no socket 1048576; 'list' prints all\n"),
+        export_one=("there is no socket" in reader.message("export", "-o", path, 1 << 20, status=2), True),
+    )
+    if listener:
+        reader.run("export", "-o", path, "--state", "LISTEN", status=1)
+    return problems + expect(file=(path.read_bytes(), b"as it was"))
 
 
 # show
@@ -137,7 +201,7 @@ def filter_problems(reader: Reader) -> list[str]:
 
 def show_problems(reader: Reader) -> list[str]:
     """Packets in order, with relative numbers."""
-    client = next(row[0] for row in reader.list("--port", traffic.PORT_SMALL) if f":{traffic.PORT_SMALL}" in row[4])
+    client = next(row[0] for row in reader.list("--port", traffic.PORT_SMALL) if port_of(row[4]) == traffic.PORT_SMALL)
     lines = [line.split() for line in reader.run("show", client).splitlines() if re.match(r" +-?\d+\.\d{9} ", line)]
     flags = [(line[1], line[3], line[4], line[5], line[6]) for line in lines]
     request, response = len(b"a small request"), len(b"a small response")
@@ -163,15 +227,14 @@ def show_problems(reader: Reader) -> list[str]:
 
 def export_problems(reader: Reader) -> list[str]:
     """tshark finds nothing wrong, and what pcapng can tell is there."""
-    path = reader.export()
+    path = reader.export(BOTH_ENDS)
     rows = [row for row in reader.list() if row[1] != "LISTEN"]
-    kept = sum(int(row[column].partition("/")[0]) for row in rows for column in (7, 12))
+    kept = sum(map(kept_of, rows))
     fields = ("frame.time_epoch", "frame.interface_name", "frame.packet_flags_direction", "frame.comment", "frame.packet_id")
     frames = [line.split("\t") for line in tshark(path, "-T", "fields", *(word for field in fields for word in ("-e", field)))]
     times = [float(frame[0]) for frame in frames]
     info = subprocess.run(["capinfos", str(path)], check=True, capture_output=True, text=True).stdout
     return expect(
-        bad=(tshark(path, *VALIDATE, "-Y", BAD), []),
         packets=(len(frames), kept),
         interfaces=(len({frame[1] for frame in frames}), len(rows)),
         interface_names=({frame[1] for frame in frames}, {f"{row[3]}-{row[4]}" for row in rows}),
@@ -183,9 +246,56 @@ def export_problems(reader: Reader) -> list[str]:
     )
 
 
+def kept_of(row: list[str]) -> int:
+    """Packets of a line of 'list --wide'."""
+    return sum(int(row[column].partition("/")[0]) for column in (LAST_OF_WHO, LAST_OF_WHO + 5))
+
+
+def one_end_problems(reader: Reader) -> list[str]:
+    """By default one end of each connection is written, with which tshark finds nothing wrong: the one with more packets."""
+    path = reader.export()
+    rows = [row for row in reader.list() if row[1] != "LISTEN"]
+    names = tshark(path, "-T", "fields", "-e", "frame.interface_name")
+    written = [row for row in rows if f"{row[3]}-{row[4]}" in set(names)]
+    ends = [frozenset(row[3:5]) for row in written]
+    most = sum(max(kept_of(row) for row in rows if frozenset(row[3:5]) == connection) for connection in set(ends))
+    left_out = len(rows) - len(written)
+    message = reader.message("export", "-o", os.devnull)
+    return expect(
+        once=(len(ends), len(set(ends))),
+        each=(set(ends), {frozenset(row[3:5]) for row in rows}),
+        packets=(len(names), most),
+        message=(f"tcp_pcap: {left_out} sockets left out" in message and BOTH_ENDS in message, True),
+    )
+
+
+def http_problems(reader: Reader) -> list[str]:
+    """HTTP within the host: either end alone is sound, both are in the file if they are asked for."""
+    ends = reader.list("--port", traffic.PORT_HTTP)
+    numbers = [row[0] for row in ends]
+    names = {f"{row[3]}-{row[4]}" for row in ends}
+    fields = ("-T", "fields", "-e", "frame.interface_name")
+    problems = []
+    for row in ends:
+        path = reader.export(row[0])
+        problems += expect(alone=(set(tshark(path, *fields)), {f"{row[3]}-{row[4]}"}))
+        if not tshark(path, "-Y", f"tcp.port=={traffic.PORT_HTTP} && tcp.len > 1500"):
+            problems.append(f"socket {row[0]}: no payload")
+        message = reader.message("export", "-o", os.devnull, row[0])
+        problems += expect(singular=("packets of 1 socket written" in message, True))
+    by_default = set(tshark(reader.export("--port", traffic.PORT_HTTP), *fields))
+    message = reader.message("export", "-o", reader.folder / "named.pcapng", *numbers)
+    return problems + expect(
+        by_default=(len(by_default), 1),
+        both=(set(tshark(reader.export(BOTH_ENDS, "--port", traffic.PORT_HTTP), *fields)), names),
+        named=(set(tshark(reader.folder / "named.pcapng", *fields)), names),
+        warning=(f"one connection: {' and '.join(numbers)};" in message, True),
+    )
+
+
 def direction_problems(reader: Reader) -> list[str]:
     """What one end sent has its port as the source."""
-    path = reader.export("--port", traffic.PORT_STUCK)
+    path = reader.export(BOTH_ENDS, "--port", traffic.PORT_STUCK)
     wrong = []
     for line in tshark(
         path, "-T", "fields", "-e", "frame.interface_name", "-e", "frame.packet_flags_direction", "-e", "tcp.srcport"
@@ -199,7 +309,7 @@ def direction_problems(reader: Reader) -> list[str]:
 
 def content_problems(reader: Reader) -> list[str]:
     """The bytes that were sent are those that are found: the end of the bulk transfer."""
-    path = reader.export("--port", traffic.PORT_BULK)
+    path = reader.export(BOTH_ENDS, "--port", traffic.PORT_BULK)
     problems = []
     for interface in (0, 1):
         lines = tshark(
@@ -223,7 +333,7 @@ def pipe_problems(reader: Reader) -> list[str]:
     command = [sys.executable, str(READER), *reader.program, "export", "-o", "-", "--port", str(traffic.PORT_SMALL)]
     piped = subprocess.run(command, capture_output=True, check=True)
     problems = expect(piped=(piped.stdout == path.read_bytes(), True))
-    for arguments in (["export", "-o", "-"], ["show", "--netns", "init"]):
+    for arguments in (["export", "-o", "-", BOTH_ENDS], ["show", "--netns", "init"]):
         command = [sys.executable, str(READER), *reader.program, *arguments]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace") as child:
             assert child.stdout and child.stderr
@@ -265,17 +375,45 @@ def plugin_problems(reader: Reader) -> list[str]:
 
 
 def usage_problems(reader: Reader) -> list[str]:
-    """Wrong usage has status 2; help has examples."""
+    """Wrong usage has status 2, and a message that says what is right; help has examples."""
     for arguments in (["show"], ["show", "x"], ["list", "--port", "0"], ["list", "--addr", "x"], ["export"], ["nothing"]):
         reader.run(*arguments, status=2)
-    return [name for name in ("list", "show", "export") if "examples:" not in reader.run(name, "--help")]
+    problems = expect(
+        state=("ESTABLISHED, SYN_SENT" in reader.message("list", "--state", "bogus", status=2), True),
+        states=("ESTABLISHED, SYN_SENT" in reader.message("list", "--state", "LISTEN,CLOSE", status=2), True),
+        netns=("'init', an inode number" in reader.message("list", "--netns", "bla", status=2), True),
+        pid=("'x' is no process number" in reader.message("list", "--pid", "x", status=2), True),
+    )
+    every = [row for row in reader.list() if row[1] != "LISTEN"]
+    both = [row for row in every if has_port(row, traffic.PORT_WRAP)]
+    server = next(row for row in both if port_of(row[3]) == traffic.PORT_WRAP)
+    problems += expect(one_end=(reader.run("show", server[3]), reader.run("show", server[0])))
+    return problems + [name for name in ("list", "show", "export") if "examples:" not in reader.run(name, "--help")]
+
+
+def ambiguous_problems(reader: Reader) -> list[str]:
+    """An end that several sockets have is refused, and the sockets are named."""
+    ends: dict[str, list[str]] = {}
+    for row in reader.list():
+        ends.setdefault(row[3], []).append(row[0])
+    local, numbers = next(((end, found) for end, found in ends.items() if len(found) > 1), ("", []))
+    message = reader.message("show", local, status=2)
+    return expect(
+        several=(f"{local} is an end of {len(numbers)} sockets" in message, True),
+        named=([number for number in numbers if f"  {number}: {local}-" not in message], []),
+    )
 
 
 TESTS: dict[str, Callable[[Reader], list[str]]] = {
     "list shows every connection": list_problems,
+    "all counters": wide_problems,
     "filters": filter_problems,
+    "no socket matches": no_match_problems,
+    "an end of several sockets": ambiguous_problems,
     "show prints the packets of a connection": show_problems,
-    "tshark finds the export in order": export_problems,
+    "the export has everything": export_problems,
+    "one end of each connection by default": one_end_problems,
+    "HTTP within the host": http_problems,
     "directions are those of the socket": direction_problems,
     "payload is what was sent": content_problems,
     "pipes": pipe_problems,

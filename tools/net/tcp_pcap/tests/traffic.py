@@ -14,7 +14,10 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
@@ -31,6 +34,19 @@ PORT_RESET = 5006
 PORT_WRAP = 5007
 PORT_SHARED = 5008
 PORT_NETNS = 5009
+TWICE = 5010
+"""Two connections to one server."""
+PORT_HTTP = 8080
+"""A port for which tshark reassembles what it carries."""
+
+HTTP_NETNS = "tcp_pcap_web"
+HTTP_SERVER = "10.78.0.1"
+HTTP_CLIENT = "10.78.0.2"
+HTTP_BODIES = (1000, 300000, 4000000)
+LETTERS = bytes(range(ord("a"), ord("z") + 1))
+"""A body of them has no end of line, so the middle of one leaves tshark waiting for more: it reassembles."""
+FRAGS_MAX = 16384
+"""Pages of payload: more than all histories need."""
 
 BULK = bytes(range(256)) * 4096
 
@@ -113,28 +129,92 @@ def wrapped() -> Pair:
     return pair
 
 
-def elsewhere() -> Pair:
-    """In another network namespace, which started with the sysctl of this one."""
+def twice() -> list[Pair]:
+    """Two connections to one address and port."""
+    with socket.create_server(("127.0.0.1", TWICE)) as server:
+        pairs = [(socket.create_connection(("127.0.0.1", TWICE)), server.accept()[0]) for _ in range(2)]
+    for pair in pairs:
+        exchange(pair, b"one of two", b"which one")
+    return pairs
+
+
+@contextmanager
+def other_netns(name: str | None) -> Iterator[None]:
+    """
+    Be in another network namespace for a while.
+
+    :param name: as ip-netns knows it, None for a new one
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     with open("/proc/self/ns/net", "rb") as home:
-        if libc.unshare(CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "unshare")
+        if name:
+            with open(f"/run/netns/{name}", "rb") as there:
+                failed = libc.setns(there.fileno(), CLONE_NEWNET)
+        else:
+            failed = libc.unshare(CLONE_NEWNET)
+        if failed:
+            raise OSError(ctypes.get_errno(), "another network namespace")
+        try:
+            yield
+        finally:
+            if libc.setns(home.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+
+
+def elsewhere() -> Pair:
+    """In another network namespace, which started with the sysctl of this one."""
+    with other_netns(None):
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         pair = connect(PORT_NETNS)
         exchange(pair, b"from elsewhere", b"to elsewhere")
-        if libc.setns(home.fileno(), CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
     return pair
+
+
+def link() -> None:
+    """A network namespace for a server, and a link to it whose receivers merge packets: both ends see other super-segments."""
+    for command in (
+        f"netns add {HTTP_NETNS}",
+        f"link add to-web type veth peer name to-app netns {HTTP_NETNS}",
+        f"addr add {HTTP_CLIENT}/24 dev to-web",
+        "link set to-web up",
+        f"-n {HTTP_NETNS} addr add {HTTP_SERVER}/24 dev to-app",
+        f"-n {HTTP_NETNS} link set to-app up",
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+    subprocess.run(["ethtool", "-K", "to-web", "gro", "on"], check=False)
+    subprocess.run(["ip", "netns", "exec", HTTP_NETNS, "ethtool", "-K", "to-app", "gro", "on"], check=False)
+
+
+def http() -> Pair:
+    """HTTP between two network namespaces of the host, both of its ends with a history."""
+    link()
+    with other_netns(HTTP_NETNS):
+        listener = socket.create_server((HTTP_SERVER, PORT_HTTP))
+    client = socket.create_connection((HTTP_SERVER, PORT_HTTP))
+    server = listener.accept()[0]
+    listener.close()
+    for size in HTTP_BODIES:
+        request = f"GET /{size} HTTP/1.1\r\nHost: {HTTP_SERVER}\r\n\r\n".encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {size}\r\n\r\n".encode()
+        response = head + (LETTERS * (size // len(LETTERS) + 1))[:size]
+        client.sendall(request)
+        receive(server, len(request))
+        sender = threading.Thread(target=server.sendall, args=(response,))
+        sender.start()
+        receive(client, len(response))
+        sender.join()
+    return client, server
 
 
 def everything() -> list[Pair]:
     """All connections, left open."""
-    Path("/proc/sys/net/ipv4/tcp_pcap_packets").write_text(f"{PACKETS}\n", encoding="ascii")
+    for name, value in ("tcp_pcap_packets", PACKETS), ("tcp_pcap_frags_max", FRAGS_MAX):
+        Path("/proc/sys/net/ipv4", name).write_text(f"{value}\n", encoding="ascii")
     pairs = [bulk(), connect(PORT_SMALL), connect(PORT_V6, socket.AF_INET6, "::1"), mapped(), stuck(), reset(), wrapped()]
     exchange(pairs[1], b"a small request", b"a small response")
     exchange(pairs[2], b"an IPv6 request", b"x" * 20000)
     exchange(pairs[3], b"a mapped request", b"y" * 3000)
-    pairs.append(elsewhere())
+    pairs += [elsewhere(), http(), *twice()]
     shared = connect(PORT_SHARED)
     exchange(shared, b"shared", b"by two processes")
     return [*pairs, shared]

@@ -12,15 +12,17 @@ from typing import BinaryIO
 
 from drgn import MissingDebugInfoError, Program
 
+from . import INSTALL
 from .clock import Clock, read_clock
 from .corefile import size_and_promise
-from .filters import add_filters, matches, selector
+from .ends import namesakes, spare
+from .filters import add_filters, chosen, selector
 from .layout import Layout, no_debug_info
 from .owners import Owners
 from .packets import Gap, Packet, in_order, read_packet
 from .report import FAILED, Report, Unreadable
 from .sockets import Socket, describe
-from .text import LIST_HEADER, SHOW_HEADER, Conversation, list_row, show_head, table
+from .text import SHOW_HEADER, Conversation, list_lines, show_head
 from .walk import captures
 
 DESCRIPTION = """\
@@ -38,11 +40,14 @@ examples:
   drgn -k -s vmlinux tcp_pcap.py list
 
 exit status: 0 complete; 1 partial, some memory was missing or damaged and a warning
-on stderr says what; 2 nothing could be read, or the command line is wrong"""
+on stderr says what, or 'show' and 'export' found no socket that matches; 2 nothing could
+be read, or the command line is wrong"""
+
+_MAX_NAMED = 20
 
 SELECTOR_HELP = (
-    "index as 'list' prints it, address (0x..) of the struct sock or tcp_pcap, or LOCAL:PORT-REMOTE:PORT "
-    "with IPv6 addresses in brackets"
+    "index as 'list' prints it, address (0x..) of the struct sock or tcp_pcap, LOCAL:PORT-REMOTE:PORT "
+    "with IPv6 addresses in brackets, or one of both ends if no other socket has it"
 )
 
 
@@ -63,16 +68,17 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         add_filters(command)
         return command
 
-    add(
+    table = add(
         "list",
         "one line per socket with a history",
-        "Print one line per socket with a history: KEPT packets of those the ring has room for, CAPTURED since\n"
-        "it was created, HEADERS: without payload, LOST for want of memory, RECLAIMED under memory pressure.\n"
+        "Print one line per socket with a history: KEPT packets of those the ring has room for; if any socket has\n"
+        "such packets, HEADERS without payload, LOST for want of memory, RECLAIMED under memory pressure.\n"
         "A listener has sizes only, which its accepted sockets inherit. A state in brackets is that of the last\n"
-        "packet of a socket that is gone.",
+        "packet of a socket that is gone. If no socket matches, a message says so; the exit status is still 0.",
         "  tcp_pcap.py -c vmcore -s vmlinux list --comm 'nginx*'\n"
-        "  tcp_pcap.py -c vmcore -s vmlinux list --addr 10.0.0.0/8 --netns init",
+        "  tcp_pcap.py -c vmcore -s vmlinux list --wide --addr 10.0.0.0/8 --netns init",
     )
+    table.add_argument("--wide", action="store_true", help="all counters, and CAPTURED: packets since the ring was created")
     show = add(
         "show",
         "one line per packet of a socket",
@@ -80,19 +86,29 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "sequence numbers, payload bytes, window ('*?': scale unknown), TCP state and what the sender knew when the\n"
         "packet passed. Packets that are missing have a line of their own.",
         "  tcp_pcap.py -c vmcore -s vmlinux show 3\n"
+        "  tcp_pcap.py -c vmcore -s vmlinux show 10.0.0.1:40000\n"
         "  tcp_pcap.py -c vmcore -s vmlinux show --last 20 --port 80 --state ESTABLISHED",
     )
     show.add_argument("--last", type=_count, metavar="N", help="only the last N lines of each socket")
     export = add(
         "export",
         "write pcapng",
-        "Write pcapng for Wireshark: one interface per socket, in its description the owner. Without SOCKET and\n"
-        "filter every socket is written: a connection within this host has two, and each of its packets is there\n"
-        "twice, once per interface. Name one socket, or use Wireshark's frame.interface_id, to see it once.",
+        "Write pcapng for Wireshark: one interface per socket, in its description the owner. Without SOCKET every\n"
+        "socket that meets the filters is written. A connection within this host can have two, with the same packets;\n"
+        "Wireshark takes them for one connection with each packet twice, and cannot reassemble it. So the one that\n"
+        "keeps fewer packets (or else captured fewer, or else is later in 'list') is left out, and a message names it.\n"
+        "Every SOCKET that is named is written. If nothing matches, FILE is left alone, and the exit status is 1.",
         "  tcp_pcap.py -c vmcore -s vmlinux export -o stuck.pcapng 3\n"
+        "  tcp_pcap.py -c vmcore -s vmlinux export -o both.pcapng --both-ends --port 80\n"
         "  tcp_pcap.py -c vmcore -s vmlinux export -o - --port 80 | tshark -r -",
     )
     export.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write, '-' for a pipe")
+    export.add_argument(
+        "--both-ends",
+        action="store_true",
+        help="write both sockets of a connection within this host; Wireshark then shows each packet twice, unless it is "
+        "told to show one frame.interface_id, and may call packets out of order or malformed",
+    )
 
 
 def _count(text: str) -> int:
@@ -191,18 +207,15 @@ class Reader:
             _check_output(args.output)
         self._check_size()
         sockets = self._sockets(args)
-        if not sockets and args.command != "list":
-            if args.socket and not self.report.damaged:
-                raise Unreadable("there is no such socket; 'list' prints all")
-            self.report.note("no socket matches")
         if args.command == "list":
-            self._list(sockets)
+            self._list(sockets, args)
+        elif not sockets:
+            self.report.nothing("no socket matches" + ("; nothing is written" if args.command == "export" else ""))
         elif args.command == "show":
             self._read_clock()
             self._show(sockets, args.last)
         else:
-            self._read_clock()
-            self._export(sockets, args.output)
+            self._export(sockets, args)
         return self.report.finish()
 
     def _check_size(self) -> None:
@@ -221,11 +234,14 @@ class Reader:
         if not owners.complete:
             self.report.damage("the files of some processes cannot be read; owners may be missing")
         found = (describe(self.layout, self.report, capture, owners) for capture in captures(self.layout, self.report))
-        return [socket for socket in found if socket and matches(args, socket)]
+        sockets = [socket for socket in found if socket]
+        return chosen(args, sockets, whole=not self.report.damaged)
 
-    @staticmethod
-    def _list(sockets: Sequence[Socket]) -> None:
-        for line in table([LIST_HEADER, *map(list_row, sockets)]):
+    def _list(self, sockets: Sequence[Socket], args: argparse.Namespace) -> None:
+        if not sockets:
+            self.report.note("no socket matches" if _has_filter(args) else "no socket has a history")
+            return
+        for line in list_lines(sockets, args.wide):
             print(line)
 
     def _show(self, sockets: Sequence[Socket], last: int | None) -> None:
@@ -245,25 +261,59 @@ class Reader:
             for line in lines[-last:] if last else lines:
                 print(conversation.gap(line) if isinstance(line, Gap) else conversation.line(line))
 
-    def _export(self, sockets: Sequence[Socket], output: str) -> None:
+    def _export(self, sockets: Sequence[Socket], args: argparse.Namespace) -> None:
         recorded = [socket for socket in sockets if any(ring.next for ring in socket.capture.rings.values())]
-        if output == "-":
+        if not recorded:
+            self.report.nothing("the sockets that match have no packets; nothing is written")
+            return
+        if not args.both_ends:
+            recorded = self._distinct(recorded, named=bool(args.socket))
+        self._read_clock()
+        if args.output == "-":
             sys.stdout.flush()
             self._write(sys.stdout.buffer, recorded)
             return
         try:
-            with open(output, "wb") as stream:
+            with open(args.output, "wb") as stream:
                 written = self._write(stream, recorded)
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise Unreadable(f"cannot write {output}: {error.strerror or error}") from None
-        self.report.note(f"{written} packets of {len(recorded)} sockets written to {output}")
+            raise Unreadable(f"cannot write {args.output}: {error.strerror or error}") from None
+        self.report.note(f"{_amount(written, 'packet')} of {_amount(len(recorded), 'socket')} written to {args.output}")
+
+    def _distinct(self, sockets: list[Socket], named: bool) -> list[Socket]:
+        """Those that Wireshark can tell apart: one end of each connection, unless both were named."""
+        left_out = [] if named else spare(sockets)
+        if left_out:
+            names = _some([f"{out.capture.index} (of {kept.capture.index})" for out, kept in left_out])
+            self.report.note(
+                f"{_amount(len(left_out), 'socket')} left out, being the other end of one that is written: {names}; "
+                "to get one, name it; to get both ends in one file, add --both-ends"
+            )
+        unwanted = {out.capture.index for out, _ in left_out}
+        written = [socket for socket in sockets if socket.capture.index not in unwanted]
+        same = [" and ".join(str(socket.capture.index) for socket in group) for group in namesakes(written)]
+        if same:
+            self.report.note(
+                f"sockets with the same addresses and ports, which Wireshark takes for one connection: {_some(same)}; "
+                "export each to a file of its own, or look at one frame.interface_id"
+            )
+        return written
 
     def _write(self, stream: BinaryIO, sockets: list[Socket]) -> int:
         from .export import Exporter
 
         return Exporter(self.layout, self.report, self.clock, stream).write(sockets)
+
+
+def _amount(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def _has_filter(args: argparse.Namespace) -> bool:
@@ -274,7 +324,7 @@ def _check_output(output: str) -> None:
     try:
         import pcapng  # noqa: F401
     except ImportError:
-        raise Unreadable("'export' needs the Python package python-pcapng: pip install python-pcapng==2.1.1") from None
+        raise Unreadable(f"'export' needs the Python package python-pcapng.\n{INSTALL}") from None
     if output == "-" and sys.stdout.isatty():
         raise Unreadable("not writing pcapng to a terminal; give '-o FILE', or a pipe")
 

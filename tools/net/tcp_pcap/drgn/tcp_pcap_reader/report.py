@@ -8,7 +8,7 @@ import sys
 COMPLETE = 0
 """Exit status: everything that was asked for was read."""
 PARTIAL = 1
-"""Exit status: some of it could not be read, and a warning says what."""
+"""Exit status: some of it could not be read, and a warning says what; or there is nothing to show or export."""
 FAILED = 2
 """Exit status: nothing could be read, or the command line is wrong."""
 
@@ -24,6 +24,7 @@ class Report:
 
     def __init__(self) -> None:
         self.damaged = 0
+        self._empty = False
 
     def damage(self, text: str) -> None:
         """Something was left out: warn, and let the exit status tell."""
@@ -35,9 +36,14 @@ class Report:
         """Worth knowing, but nothing is missing."""
         self._print(text)
 
+    def nothing(self, text: str) -> None:
+        """There is no output: say so, and let the exit status tell."""
+        self._empty = True
+        self._print(text)
+
     def status(self) -> int:
         """Exit status."""
-        return PARTIAL if self.damaged else COMPLETE
+        return PARTIAL if self.damaged or self._empty else COMPLETE
 
     def finish(self) -> int:
         """Say how much is missing, and return the exit status."""

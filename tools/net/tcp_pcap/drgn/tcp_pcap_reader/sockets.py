@@ -51,13 +51,23 @@ class Socket:
         return f"{self.local_name}-{self.remote_name}"
 
     @property
-    def local_name(self) -> str:
+    def local_end(self) -> tuple[Address | None, int]:
         """Local address and port."""
+        return self.local, self.local_port
+
+    @property
+    def remote_end(self) -> tuple[Address | None, int]:
+        """Remote address and port."""
+        return self.remote, self.remote_port
+
+    @property
+    def local_name(self) -> str:
+        """The same as text."""
         return endpoint(self.local, self.local_port)
 
     @property
     def remote_name(self) -> str:
-        """Remote address and port."""
+        """The same as text."""
         return endpoint(self.remote, self.remote_port)
 
     @property

@@ -17,39 +17,59 @@ _NS = 1_000_000_000
 _END_OF_CALENDAR = 1 << 63
 _INFINITE_SSTHRESH = 0x7FFFFFFF
 
-LIST_HEADER = (
-    "#", "STATE", "FAMILY", "LOCAL", "REMOTE", "NETNS", "OWNER",
-    "IN:KEPT", "CAPTURED", "HEADERS", "LOST", "RECLAIMED",
-    "OUT:KEPT", "CAPTURED", "HEADERS", "LOST", "RECLAIMED", "SOCK",
-)  # fmt: skip
-_TEXT_COLUMNS = 7
+_WHO = ("#", "STATE", "FAMILY", "LOCAL", "REMOTE", "NETNS", "OWNER")
+_COUNTERS = ("KEPT", "CAPTURED", "HEADERS", "LOST", "RECLAIMED")
+_ALWAYS = ("KEPT",)
+_ONLY_WIDE = ("CAPTURED",)
 
 SHOW_HEADER = f"{'TIME':>14} {'DIR':3} {'SERIAL':>7} {'FLAGS':11} {'SEQ':>10} {'ACK':>10} {'LEN':>6} {'WINDOW':>8} {'STATE':12} OPTIONS; NOTES"
 
 
-def list_row(socket: Socket) -> Sequence[str]:
-    """One line of 'list'."""
-    row = [
+def list_lines(sockets: Sequence[Socket], wide: bool) -> Iterable[str]:
+    """
+    What 'list' prints.
+
+    :param wide: with all counters, also those that are 0 for every socket
+    """
+    counts = {
+        (direction, counter): [_counter(socket, direction, counter) for socket in sockets]
+        for direction in (DIR_IN, DIR_OUT)
+        for counter in _COUNTERS
+    }
+    columns: list[list[str]] = []
+    for (direction, counter), cells in counts.items():
+        if wide or counter in _ALWAYS or (counter not in _ONLY_WIDE and any(cell != "0" for cell in cells)):
+            columns.append([f"{'IN' if direction == DIR_IN else 'OUT'}:{counter}", *cells])
+    columns.append(["SOCK", *(hex(socket.capture.sk) if socket.capture.sk else "-" for socket in sockets)])
+    rows = [list(_WHO), *map(_who, sockets)]
+    return _table([row + list(rest) for row, rest in zip(rows, zip(*columns))])
+
+
+def _who(socket: Socket) -> list[str]:
+    return [
         str(socket.capture.index), socket.state, socket.family_name, socket.local_name, socket.remote_name,
         socket.netns_name, socket.owner_name,
     ]  # fmt: skip
-    for direction in (DIR_IN, DIR_OUT):
-        ring = socket.capture.rings[direction]
-        row += [f"{ring.kept}/{_size(socket, direction)}"]
-        row += [str(count) for count in (ring.captured, ring.header_only, ring.lost, ring.reclaimed)]
-    return [*row, hex(socket.capture.sk) if socket.capture.sk else "-"]
+
+
+def _counter(socket: Socket, direction: int, name: str) -> str:
+    ring = socket.capture.rings[direction]
+    if name == "KEPT":
+        return f"{ring.kept}/{_size(socket, direction)}"
+    counts = {"CAPTURED": ring.captured, "HEADERS": ring.header_only, "LOST": ring.lost, "RECLAIMED": ring.reclaimed}
+    return str(counts[name])
 
 
 def _size(socket: Socket, direction: int) -> int:
     return socket.capture.size_in if direction == DIR_IN else socket.capture.size_out
 
 
-def table(rows: list[Sequence[str]]) -> Iterable[str]:
+def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
     """Rows in columns: words to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         cells = [
-            cell.ljust(width) if 0 < number < _TEXT_COLUMNS else cell.rjust(width)
+            cell.ljust(width) if 0 < number < len(_WHO) else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(row, widths))
         ]
         yield "  ".join(cells).rstrip()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from packets import ACK, FIN, PSH, RST, SYN, Packet
 
 ROOM = 1000     # Payload above this fits no head: it is referenced, or cut for a reason.
-SYN_SENT, SYN_RECV = 2, 3
+SYN_SENT, SYN_RECV, CLOSING = 2, 3, 11
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Ring:
     """One direction at one end: what was captured, what the kernel says, what was exported."""
     name: str
     scenario: str
+    family: str
     ends: tuple
     outbound: bool
     size: int
@@ -255,20 +256,24 @@ def consistent(recs):
     return all(a["order"] < b["order"] and a["time"] <= b["time"] for a, b in itertools.pairwise(recs))
 
 
+def family_of(connection):
+    return {4: "v4", 6: "v6"}.get(connection["ip"], connection["ip"])
+
+
 def rings(manifest, captures, exported, kernel, constants):
     nothing = {"size": 0, "records": [], "lost": 0, "reclaimed": 0, "captured": 0, "next": 0, "evicted": 0}
     for connection in manifest["connections"]:
+        family = family_of(connection)
         for index, end in enumerate(connection["ends"]):
             if index in connection["expect"].get("gone", []):
                 continue
             local, remote = tuple(end["local"]), tuple(end["remote"])
             for way in ("in", "out"):
                 source, target = (remote, local) if way == "in" else (local, remote)
-                family = {4: "v4", 6: "v6"}.get(connection["ip"], connection["ip"])
                 expect = dict(connection["expect"], role=end["role"])
                 yield Ring(
-                    scenario=connection["scenario"], ends=(local, remote),
-                    name=f"{connection['scenario']} {family} {end['role']} {way} N={end['n'][way]} port {local[1]}",
+                    scenario=connection["scenario"], family=family, ends=(local, remote),
+                    name=f"{connection['scenario']} {family} {end['role']} {way} N={end['n'][way]} ports {local[1]}-{remote[1]}",
                     outbound=way == "out", size=end["n"][way], expect=expect,
                     why=expect.get("why", []) if index in expect.get("why_ends", [0, 1]) else [],
                     coalesced=connection["coalesced"][end["ns"]], segmented=end["segmented"],

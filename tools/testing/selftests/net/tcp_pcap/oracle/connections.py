@@ -16,6 +16,7 @@ TCP_PCAP_OUT, TCP_PCAP_IN = 47, 48
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 MSG_FASTOPEN = 0x20000000
 SERVER_PORTS, CLIENT_PORTS = 10000, 40000
+KINDS = (4, 6, "mapped")    # IPv4, IPv6, and IPv4 by an IPv6 socket
 
 data_source = random.Random(7).randbytes(1 << 20)
 
@@ -56,8 +57,9 @@ class World:
     def address(ns, ip):
         return f"::ffff:{ADDR[ns][4]}" if ip == "mapped" else ADDR[ns][ip]
 
-    def pair(self, pair, ip, n, n_in=None, setup=None, sized=True, fastopen=None, active=None, **expect):
+    def pair(self, pair, ip, n, n_in=None, setup=None, sized=True, fastopen=None, active=None, port=None, **expect):
         """A connection from pair[0] to pair[1]: (client, server). setup(sock, role) sees each socket before it is used."""
+        number = self.port()
         n_in = n if n_in is None else n_in
         listener, client = self.socket(pair[1], ip), active or self.socket(pair[0], ip)
         for s, role in ((listener, "passive"), (client, "active")):
@@ -65,12 +67,12 @@ class World:
                 self.size(s, n_in, n)
             if setup:
                 setup(s, role)
-        listener.bind((self.address(pair[1], ip), self.port()))
+        listener.bind((self.address(pair[1], ip), port or number))
         listener.listen(16)
         to = listener.getsockname()
         # Ports that are the same in every run: tshark guesses protocols by them.
         if not active:
-            client.bind((self.address(pair[0], ip), to[1] + CLIENT_PORTS))
+            client.bind((self.address(pair[0], ip), number + CLIENT_PORTS))
         if fastopen is None:
             client.connect(to)
         else:
@@ -98,7 +100,7 @@ class World:
     def run(self, scenario, name):
         self.scenario = name
         first = len(self.connections)
-        before = {ns: self.net.coalesced(ns) for ns in CAPTURED}
+        before = {ns: self.net.counter(ns, "TCPBacklogCoalesce") for ns in CAPTURED}
         error = None
         started = time.monotonic()
         try:
@@ -106,7 +108,7 @@ class World:
         except Exception:
             error = traceback.format_exc()
             print(f"{name}: {error}", file=sys.stderr)
-        moved = {ns: self.net.coalesced(ns) - before[ns] for ns in CAPTURED}
+        moved = {ns: self.net.counter(ns, "TCPBacklogCoalesce") - before[ns] for ns in CAPTURED}
         for connection in self.connections[first:]:
             connection["coalesced"] = moved
         print(f"{name}: {time.monotonic() - started:.2f} s", file=sys.stderr)

@@ -74,11 +74,12 @@ class Net:
             else:
                 self.run("r", "tc", "qdisc", "del", "dev", dev, "root")
 
-    def coalesced(self, ns):
+    def counter(self, ns, name):
+        """A counter of TcpExt."""
         self.enter(ns)
         with open("/proc/thread-self/net/netstat") as f:
             names, values = [line.split() for line in f if line.startswith("TcpExt:")]
-        return int(values[names.index("TCPBacklogCoalesce")])
+        return int(values[names.index(name)])
 
     def up(self):
         # A namespace is named by a file descriptor of ours, so that ip needs no files of its own.

@@ -41,6 +41,15 @@ class Packet:
         self.src, self.dst = (text(src), sport), (text(dst), dport)
 
     @property
+    def next_hop(self):
+        """The destination in the IP header: not the peer, while a source route leads elsewhere."""
+        return text(self.raw[16:20] if self.version == 4 else self.raw[24:40])
+
+    @property
+    def ecn(self):
+        return (self.raw[1] if self.version == 4 else self.raw[1] >> 4) & 3
+
+    @property
     def payload_len(self):
         return self.length - self.head_len
 
