@@ -89,13 +89,13 @@ steps() { grep -c '^  [A-Z]' "$1" || true; }
 
 # progress LOG [TOTAL]: how far it is by the number of steps, or the last line.
 progress() {
-	local done
+	local count
 	if [ -n "${2:-}" ]; then
-		done=$(steps "$1")
-		if [ "$done" -lt "$2" ]; then
-			printf '%d %% (%d of about %d)' $((done * 100 / $2)) "$done" "$2"
+		count=$(steps "$1")
+		if [ "$count" -lt "$2" ]; then
+			printf '%d %% (%d of about %d)' $((count * 100 / $2)) "$count" "$2"
 		else
-			printf '99 %%, the last steps (%d done)' "$done"
+			printf '99 %%, the last steps (%d done)' "$count"
 		fi
 	else
 		{ grep "^  [A-Z]" "$1" || cat "$1"; } | tail -n 1 | tr '\r' '\n' | tail -n 1 | cut -c1-70
