@@ -64,8 +64,8 @@ mod tests {
 
     #[test]
     fn rights_are_not_asked_for_without_need() {
-        assert_eq!(check_size(5, 5, || unreachable_right()), Ok(5));
-        assert_eq!(check_size(-5, 5, || unreachable_right()), Err(EINVAL));
+        assert_eq!(check_size(5, 5, unreachable_right), Ok(5));
+        assert_eq!(check_size(-5, 5, unreachable_right), Err(EINVAL));
     }
 
     fn unreachable_right() -> bool {

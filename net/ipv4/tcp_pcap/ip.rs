@@ -36,7 +36,8 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    const fn new() -> Self {
+    /// An empty header.
+    pub(crate) const fn new() -> Self {
         Self {
             buf: [0; HEADER_MAX],
             len: 0,
@@ -108,11 +109,10 @@ fn finish_ipv4(header: &mut [u8]) {
     put(header, 10, &sum.to_be_bytes());
 }
 
-/// The IPv4 header that `__ip_queue_xmit()` will write for `skb`, without identification, and
-/// without the time in a time stamp option.
-pub(crate) fn ipv4(out: &Ipv4Output<'_>, skb: &SkBuff) -> Header {
+/// Writes into the empty `h` the IPv4 header that `__ip_queue_xmit()` will write for `skb`, without
+/// identification, and without the time in a time stamp option.
+pub(crate) fn ipv4(out: &Ipv4Output<'_>, skb: &SkBuff, h: &mut Header) {
     let options = out.options();
-    let mut h = Header::new();
     let hlen = IPV4_LEN.saturating_add(options.len()).min(60);
     let frag_off = if out.dont_fragment { 0x40 } else { 0 };
     let daddr = out.source_route().map_or(out.daddr, |(_, hop)| hop);
@@ -139,12 +139,12 @@ pub(crate) fn ipv4(out: &Ipv4Output<'_>, skb: &SkBuff) -> Header {
         put(buf, at.saturating_add(ptr).saturating_sub(9), &out.saddr);
     }
     finish_ipv4(buf);
-    h
 }
 
-/// The IPv6 header, with extension headers, that `ip6_xmit()` will write for `skb`.
+/// Writes into the empty `h` the IPv6 header, with extension headers, that `ip6_xmit()` will write
+/// for `skb`.
 #[cfg(CONFIG_IPV6)]
-pub(crate) fn ipv6(out: &Ipv6Output<'_>, skb: &SkBuff) -> Header {
+pub(crate) fn ipv6(out: &Ipv6Output<'_>, skb: &SkBuff, h: &mut Header) {
     let routing = out.routing();
     // RFC 8200, 4.1: the order on the wire. The kernel sends the first destination options with a
     // route only.
@@ -154,7 +154,7 @@ pub(crate) fn ipv6(out: &Ipv6Output<'_>, skb: &SkBuff) -> Header {
         (NEXTHDR_ROUTING, routing),
         (NEXTHDR_DEST, out.dest_opts()),
     ];
-    let first_hop = routing.and_then(|r| first_hop(r)).unwrap_or(out.daddr);
+    let first_hop = routing.and_then(first_hop).unwrap_or(out.daddr);
     let ext_len: usize = chain
         .iter()
         .filter_map(|(_, hdr)| *hdr)
@@ -168,7 +168,6 @@ pub(crate) fn ipv6(out: &Ipv6Output<'_>, skb: &SkBuff) -> Header {
             .map_or(IPPROTO_TCP, |(proto, _)| *proto)
     };
 
-    let mut h = Header::new();
     let word = 6 << 28 | u32::from(out.traffic_class) << 20 | (out.flow_label & 0xfffff);
     h.push(&word.to_be_bytes());
     h.push(&len16(ext_len.saturating_add(skb.len())));
@@ -184,7 +183,6 @@ pub(crate) fn ipv6(out: &Ipv6Output<'_>, skb: &SkBuff) -> Header {
             put(&mut h.buf, at.saturating_add(last_hop_at(hdr)), &out.daddr);
         }
     }
-    h
 }
 
 /// The address that a routing header puts into the IPv6 header.

@@ -20,7 +20,8 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
         return;
     }
     let snaplen = Sysctls::of(sk).snaplen();
-    let (header, flags) = header(sk, skb);
+    let mut header = ip::Header::new();
+    let flags = write_header(sk, skb, &mut header);
     let packet = Packet {
         skb,
         ip: header.bytes(),
@@ -30,12 +31,15 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
     ring::record(sk, owner, Dir::Out, time, &packet, flags | F_SYNTH, snaplen)
 }
 
-fn header(sk: &TcpSock, skb: &SkBuff) -> (ip::Header, u16) {
+/// Writes the IP header of a packet into the empty `header`; returns the record's flags for it.
+fn write_header(sk: &TcpSock, skb: &SkBuff, header: &mut ip::Header) -> u16 {
     #[cfg(CONFIG_IPV6)]
     if sk.sends_ipv6() {
-        return (ip::ipv6(&sk.ipv6_output(skb), skb), F_IPV6);
+        ip::ipv6(&sk.ipv6_output(skb), skb, header);
+        return F_IPV6;
     }
-    (ip::ipv4(&sk.ipv4_output(skb), skb), 0)
+    ip::ipv4(&sk.ipv4_output(skb), skb, header);
+    0
 }
 
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
@@ -63,7 +67,8 @@ mod tests {
 
     fn ipv4_header(sock: &TestSock, payload: usize) -> Result<ip::Header> {
         let skb = segment(payload, 0)?;
-        let (header, flags) = sock.locked(|sk| header(sk, skb.as_skb()));
+        let mut header = ip::Header::new();
+        let flags = sock.locked(|sk| write_header(sk, skb.as_skb(), &mut header));
         assert_eq!(flags, 0);
         assert_eq!(ip::checksum(header.bytes()), 0);
         Ok(header)
@@ -136,7 +141,8 @@ mod tests {
 
         let sock = TestSock::new_ipv6()?;
         let skb = segment(100, 0)?;
-        let (h, flags) = sock.locked(|sk| header(sk, skb.as_skb()));
+        let mut h = ip::Header::new();
+        let flags = sock.locked(|sk| write_header(sk, skb.as_skb(), &mut h));
         assert_eq!(flags, F_IPV6);
         // No hash yet, so no flow label is made up; the namespace's default hop limit.
         assert_eq!(h.bytes()[..8], [0x60, 0, 0, 0, 0, 120, 6, 64]);
@@ -147,7 +153,8 @@ mod tests {
         sock.set_int(SOL_IPV6, IPV6_UNICAST_HOPS, 5)?;
         sock.set_option(SOL_IPV6, IPV6_HOPOPTS, &PADN)?;
         sock.set_option(SOL_IPV6, IPV6_DSTOPTS, &PADN)?;
-        let (h, _) = sock.locked(|sk| header(sk, skb.as_skb()));
+        let mut h = ip::Header::new();
+        sock.locked(|sk| write_header(sk, skb.as_skb(), &mut h));
         let h = h.bytes();
         assert_eq!(h[..8], [0x6a, 0x40, 0, 0, 0, 136, 0, 5]);
         assert_eq!(h[40..48], [60, 0, 1, 4, 0, 0, 0, 0]);
