@@ -21,15 +21,19 @@
 #include <linux/atomic.h>
 #include <linux/build_bug.h>
 #include <linux/cache.h>
+#include <linux/cpumask.h>
 #include <linux/errno.h>
 #include <linux/jump_label.h>
 #include <linux/list.h>
+#include <linux/percpu.h>
 #include <linux/rcupdate.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
+#include <net/net_namespace.h>
 #include <net/tcp.h>
 
 struct net;
+struct seq_file;
 struct sk_buff;
 struct sock;
 
@@ -41,6 +45,7 @@ struct sock;
  * @TCP_PCAP_CHUNK_SLOTS: slots in one chunk; slot s is chunks[s / 512][s % 512]
  * @TCP_PCAP_PACKETS_HARD_MAX: largest size of a ring, in packets
  * @TCP_PCAP_SHARDS: number of shards
+ * @TCP_PCAP_SCANNED_ALL: see &tcp_pcap.scanned
  */
 enum tcp_pcap_const {
 	TCP_PCAP_MAGIC			= 0x52435054,
@@ -48,6 +53,7 @@ enum tcp_pcap_const {
 	TCP_PCAP_CHUNK_SLOTS		= 512,
 	TCP_PCAP_PACKETS_HARD_MAX	= 65535,
 	TCP_PCAP_SHARDS			= (NR_CPUS < 256 ? NR_CPUS : 256),
+	TCP_PCAP_SCANNED_ALL		= 0x7fffffff,
 };
 
 /**
@@ -85,7 +91,9 @@ enum tcp_pcap_dir {
  * @TCP_PCAP_WHY_DECRYPTED: plain text of an offloaded TLS or PSP connection
  * @TCP_PCAP_WHY_LINEAR: payload in a linear part that cannot be referenced
  * @TCP_PCAP_WHY_FRAG_LIST: payload in a frag_list
- * @TCP_PCAP_WHY_RECLAIMED: payload given back under memory pressure
+ * @TCP_PCAP_WHY_RECLAIMED: payload given back under memory pressure, or because
+ *   a limit was lowered
+ * @TCP_PCAP_WHY_PRESSURE: TCP was under memory pressure (tcp_mem)
  * @TCP_PCAP_WHY_MAX: number of reasons
  */
 enum tcp_pcap_why {
@@ -100,7 +108,8 @@ enum tcp_pcap_why {
 	TCP_PCAP_WHY_LINEAR		= 8,
 	TCP_PCAP_WHY_FRAG_LIST		= 9,
 	TCP_PCAP_WHY_RECLAIMED		= 10,
-	TCP_PCAP_WHY_MAX		= 11,
+	TCP_PCAP_WHY_PRESSURE		= 11,
+	TCP_PCAP_WHY_MAX		= 12,
 };
 
 /**
@@ -114,6 +123,7 @@ enum tcp_pcap_why {
  *   covers another packet
  * @TCP_PCAP_F_LEN_FIXED: the length in the IP header was made to cover what was
  *   merged
+ * @TCP_PCAP_F_CONTAINER: charged to the accounts of containers too
  */
 enum tcp_pcap_flags {
 	TCP_PCAP_F_IPV6			= 1 << 0,
@@ -121,6 +131,16 @@ enum tcp_pcap_flags {
 	TCP_PCAP_F_TRUNC		= 1 << 2,
 	TCP_PCAP_F_MERGED		= 1 << 3,
 	TCP_PCAP_F_LEN_FIXED		= 1 << 4,
+	TCP_PCAP_F_CONTAINER		= 1 << 5,
+};
+
+/**
+ * enum tcp_pcap_capture_flags - &tcp_pcap.flags
+ * @TCP_PCAP_CAPTURE_CONTAINER: the network namespace of the socket belongs to a
+ *   user namespace other than the initial one
+ */
+enum tcp_pcap_capture_flags {
+	TCP_PCAP_CAPTURE_CONTAINER	= 1 << 0,
 };
 
 /**
@@ -211,10 +231,14 @@ static_assert(offsetofend(struct tcp_pcap_rec, reserved2) ==
  * @header_only: packets recorded with headers only, for a reason other than the
  *   snap length
  * @lost: packets not recorded for want of memory; their serials are missing
- * @reclaimed: packets given back under memory pressure
+ * @reclaimed: packets given back under memory pressure, or because a limit was
+ *   lowered
+ * @stripped: packets of which the payload was given back so
  * @head: for the records of SYN and SYN-ACK; unused
  *
- * Written by the owner of the socket; slots change hands by xchg().
+ * Written by the owner of the socket, but for @reclaimed and @stripped, which
+ * are written under the lock of the shard; slots change hands by xchg(). When
+ * nobody is at work: @captured == @evicted + @reclaimed + records in the slots.
  */
 struct tcp_pcap_ring {
 	struct sk_buff	***chunks;
@@ -226,6 +250,7 @@ struct tcp_pcap_ring {
 	u64		header_only;
 	u64		lost;
 	u64		reclaimed;
+	u64		stripped;
 	struct sk_buff	*head[2];
 };
 
@@ -238,9 +263,12 @@ struct tcp_pcap_ring {
  * @size_in: packets to keep of those received, as configured; a listener has
  *   sizes and no slots
  * @size_out: packets to keep of those sent, as configured
- * @stamp: last activity: CLOCK_MONOTONIC in ns, >> 30 (about seconds)
  * @shard: index of the shard that lists it
- * @flags: 0
+ * @flags: enum tcp_pcap_capture_flags
+ * @pass: the pass of reclaim that looked at it last; under the shard's lock
+ * @scanned: slots that @pass has looked at, %TCP_PCAP_SCANNED_ALL when it is
+ *   done; under the shard's lock
+ * @stamp: last activity, CLOCK_MONOTONIC in ns
  * @netns_cookie: &net.net_cookie of the socket
  * @node: in &tcp_pcap_shard.captures
  * @rcu: frees it; tcp_create_openreq_child() reads a listener's sizes under RCU
@@ -253,9 +281,11 @@ struct tcp_pcap {
 	struct sock		*sk;
 	u32			size_in;
 	u32			size_out;
-	u32			stamp;
 	u16			shard;
 	u16			flags;
+	u32			pass;
+	u32			scanned;
+	u64			stamp;
 	u64			netns_cookie;
 	struct list_head	node;
 	struct rcu_head		rcu;
@@ -273,22 +303,109 @@ struct tcp_pcap_shard {
 } ____cacheline_aligned_in_smp;
 
 /**
- * struct tcp_pcap_account - one host-wide limit
- * @used: charged now
- * @max: never exceeded by @used
- * @refused: charges refused
+ * struct tcp_pcap_account - one limit
+ * @reserved: charged, and what the CPUs have in stock: never above @max
+ * @max: the limit
+ * @peak: highest @reserved so far
+ * @batch: what a CPU reserves for its stock, 0 if @max is too small for stocks
+ *
+ * What is charged is @reserved less all stocks. A container's charges go to its
+ * own account and to that of the host.
  */
 struct tcp_pcap_account {
-	atomic_long_t	used;
+	atomic_long_t	reserved;
 	unsigned long	max;
-	atomic_long_t	refused;
+	atomic_long_t	peak;
+	unsigned long	batch;
 } ____cacheline_aligned_in_smp;
+
+/**
+ * enum tcp_pcap_payer - whose share a charge is taken from
+ * @TCP_PCAP_HOST: the host, which may have all
+ * @TCP_PCAP_CONTAINERS: network namespaces of other user namespaces, which
+ *   together may have a quarter
+ * @TCP_PCAP_PAYERS: number of payers
+ */
+enum tcp_pcap_payer {
+	TCP_PCAP_HOST			= 0,
+	TCP_PCAP_CONTAINERS		= 1,
+	TCP_PCAP_PAYERS			= 2,
+};
+
+/**
+ * enum tcp_pcap_resource - what is limited
+ * @TCP_PCAP_FRAGS: pages that frags keep in memory
+ * @TCP_PCAP_MEM: bytes of records, slots and histories
+ * @TCP_PCAP_RESOURCES: number of resources
+ */
+enum tcp_pcap_resource {
+	TCP_PCAP_FRAGS			= 0,
+	TCP_PCAP_MEM			= 1,
+	TCP_PCAP_RESOURCES		= 2,
+};
+
+/**
+ * struct tcp_pcap_stock - what a CPU reserved in the accounts and has not
+ * charged, and what it counted
+ * @left: reserved by this CPU and not charged
+ * @packets: records made less records freed on this CPU; the sum of all CPUs
+ *   counts
+ * @payloads: the same of records that keep pages in memory
+ * @refused: charges refused
+ * @reclaimed_packets: records given back by reclaim
+ * @reclaimed_payloads: records of which the payload was given back
+ * @reclaimed_pages: pages given back with both
+ */
+struct tcp_pcap_stock {
+	atomic_long_t	left[TCP_PCAP_RESOURCES][TCP_PCAP_PAYERS];
+	atomic_long_t	packets;
+	atomic_long_t	payloads;
+	/* Others look for stock above at the limit, where these are written. */
+	atomic_long_t	refused[TCP_PCAP_RESOURCES][TCP_PCAP_PAYERS]
+			____cacheline_aligned_in_smp;
+	atomic_long_t	reclaimed_packets;
+	atomic_long_t	reclaimed_payloads;
+	atomic_long_t	reclaimed_pages;
+} ____cacheline_aligned_in_smp;
+
+/**
+ * enum tcp_pcap_mib - counters of a network namespace, TcpExtTCPPcap*
+ * @TCP_PCAP_MIB_CAPTURED: packets recorded
+ * @TCP_PCAP_MIB_LOST: packets not recorded for want of memory
+ * @TCP_PCAP_MIB_NO_HISTORY: sockets without a history for want of memory
+ * @TCP_PCAP_MIB_RECLAIMED_PACKETS: packets given back by reclaim
+ * @TCP_PCAP_MIB_RECLAIMED_PAGES: pages given back by reclaim
+ * @TCP_PCAP_MIB_WHY: packets recorded with headers only; @TCP_PCAP_MIB_WHY + w
+ *   counts those for reason w of enum tcp_pcap_why
+ * @TCP_PCAP_MIB_MAX: number of counters
+ */
+enum tcp_pcap_mib {
+	TCP_PCAP_MIB_CAPTURED,
+	TCP_PCAP_MIB_LOST,
+	TCP_PCAP_MIB_NO_HISTORY,
+	TCP_PCAP_MIB_RECLAIMED_PACKETS,
+	TCP_PCAP_MIB_RECLAIMED_PAGES,
+	TCP_PCAP_MIB_WHY,
+	TCP_PCAP_MIB_MAX = TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_MAX,
+};
+
+/**
+ * struct tcp_pcap_mibs - counters of one network namespace on one CPU
+ * @mibs: by enum tcp_pcap_mib
+ */
+struct tcp_pcap_mibs {
+	unsigned long	mibs[TCP_PCAP_MIB_MAX];
+};
 
 #ifdef CONFIG_TCP_PCAP
 
 extern struct tcp_pcap_shard tcp_pcap_shards[TCP_PCAP_SHARDS];
 extern struct tcp_pcap_account tcp_pcap_frags;	/* pages */
+extern struct tcp_pcap_account tcp_pcap_frags_containers;
 extern struct tcp_pcap_account tcp_pcap_mem;	/* bytes */
+extern struct tcp_pcap_account tcp_pcap_mem_containers;
+DECLARE_PER_CPU_ALIGNED(struct tcp_pcap_stock, tcp_pcap_stocks);
+extern int sysctl_tcp_pcap_aggressive_free;
 
 DECLARE_STATIC_KEY_FALSE(tcp_pcap_key);
 
@@ -304,10 +421,36 @@ void __tcp_pcap_inherit(const struct sock *listener, struct sock *child);
 void __tcp_pcap_listen(struct sock *sk);
 void __tcp_pcap_disconnect(struct sock *sk);
 void __tcp_pcap_destroy(struct sock *sk);
+int tcp_pcap_enforce(enum tcp_pcap_resource res);
+int tcp_pcap_reclaim_init(void);
 
 /* net/ipv4/tcp_pcap/glue.c */
+void tcp_pcap_set_max(enum tcp_pcap_resource res, unsigned long max);
+unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
+			    enum tcp_pcap_payer payer);
 void tcp_pcap_enable(void);
 void tcp_pcap_free_rcu(struct tcp_pcap *pcap);
+
+/* All of it is atomic, so that it does not matter when the caller migrates. */
+static inline struct tcp_pcap_stock *tcp_pcap_this_stock(void)
+{
+	return raw_cpu_ptr(&tcp_pcap_stocks);
+}
+
+/* NULL if there can be no such CPU. */
+static inline struct tcp_pcap_stock *tcp_pcap_stock_of(unsigned int cpu)
+{
+	if (cpu >= nr_cpu_ids || !cpu_possible(cpu))
+		return NULL;
+	return per_cpu_ptr(&tcp_pcap_stocks, cpu);
+}
+
+/* Counts in the network namespace of a socket. */
+static inline void tcp_pcap_count(const struct net *net, enum tcp_pcap_mib mib,
+				  unsigned long n)
+{
+	this_cpu_add(net->ipv4.tcp_pcap_mibs->mibs[mib], n);
+}
 
 #ifdef CONFIG_SYSCTL
 int tcp_pcap_sysctl_net_init(struct net *net);
@@ -320,6 +463,11 @@ static inline int tcp_pcap_sysctl_net_init(struct net *net)
 
 static inline void tcp_pcap_sysctl_net_exit(struct net *net) { }
 #endif
+
+/* net/ipv4/tcp_pcap/proc.c */
+int tcp_pcap_proc_init(void);
+void tcp_pcap_netstat_names(struct seq_file *seq);
+void tcp_pcap_netstat_values(struct seq_file *seq, const struct net *net);
 
 /* The history of a socket that we own. */
 static inline struct tcp_pcap *tcp_pcap_owned(const struct sock *sk)
@@ -463,6 +611,10 @@ static inline void tcp_pcap_inherit(const struct sock *listener,
 static inline void tcp_pcap_listen(struct sock *sk) { }
 static inline void tcp_pcap_disconnect(struct sock *sk) { }
 static inline void tcp_pcap_destroy(struct sock *sk) { }
+
+static inline void tcp_pcap_netstat_names(struct seq_file *seq) { }
+static inline void tcp_pcap_netstat_values(struct seq_file *seq,
+					   const struct net *net) { }
 
 static inline int tcp_pcap_setsockopt(struct sock *sk, int optname, int val)
 {

@@ -19,7 +19,11 @@ DEFINE_STATIC_KEY_FALSE(tcp_pcap_key);
 
 struct tcp_pcap_shard tcp_pcap_shards[TCP_PCAP_SHARDS];
 struct tcp_pcap_account tcp_pcap_frags;
+struct tcp_pcap_account tcp_pcap_frags_containers;
 struct tcp_pcap_account tcp_pcap_mem;
+struct tcp_pcap_account tcp_pcap_mem_containers;
+DEFINE_PER_CPU_ALIGNED(struct tcp_pcap_stock, tcp_pcap_stocks);
+int sysctl_tcp_pcap_aggressive_free = 1;
 
 /* Switched on with the first history, and never off: neither a packet nor a
  * close has to wait for it.
@@ -34,8 +38,70 @@ void tcp_pcap_free_rcu(struct tcp_pcap *pcap)
 	kfree_rcu(pcap, rcu);
 }
 
+/* No CPU may hold back more than this, in pages and bytes. */
+#define FRAGS_BATCH_MAX	128
+#define MEM_BATCH_MAX	(64 * 1024)
+
+static void set_account(struct tcp_pcap_account *account, unsigned long max,
+			unsigned long batch_max)
+{
+	/* All stocks together are an eighth of a small limit at most. */
+	unsigned long batch = max / (16 * num_possible_cpus());
+
+	WRITE_ONCE(account->batch, min(batch, batch_max));
+	WRITE_ONCE(account->max, max);
+}
+
+/* Sets a limit; tcp_pcap_enforce() makes it hold when it was lowered. */
+void tcp_pcap_set_max(enum tcp_pcap_resource res, unsigned long max)
+{
+	if (res == TCP_PCAP_FRAGS) {
+		set_account(&tcp_pcap_frags_containers, max / 4,
+			    FRAGS_BATCH_MAX);
+		set_account(&tcp_pcap_frags, max, FRAGS_BATCH_MAX);
+	} else {
+		set_account(&tcp_pcap_mem_containers, max / 4, MEM_BATCH_MAX);
+		set_account(&tcp_pcap_mem, max, MEM_BATCH_MAX);
+	}
+}
+
+/* What is charged to an account; never more than what is reserved in it. While
+ * CPUs are at work, some of them may be seen with more in stock than they have.
+ */
+unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
+			    enum tcp_pcap_payer payer)
+{
+	static const struct tcp_pcap_account *const accounts[][TCP_PCAP_PAYERS] = {
+		[TCP_PCAP_FRAGS] = {
+			&tcp_pcap_frags, &tcp_pcap_frags_containers
+		},
+		[TCP_PCAP_MEM] = {
+			&tcp_pcap_mem, &tcp_pcap_mem_containers
+		},
+	};
+	long used = atomic_long_read(&accounts[res][payer]->reserved);
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		const struct tcp_pcap_stock *stock;
+
+		stock = per_cpu_ptr(&tcp_pcap_stocks, cpu);
+		used -= atomic_long_read(&stock->left[res][TCP_PCAP_CONTAINERS]);
+		/* The host's account has what all have in stock. */
+		if (payer == TCP_PCAP_HOST)
+			used -= atomic_long_read(&stock->left[res][TCP_PCAP_HOST]);
+	}
+	return max(used, 0L);
+}
+
 static int __net_init tcp_pcap_net_init(struct net *net)
 {
+	int err;
+
+	net->ipv4.tcp_pcap_mibs = alloc_percpu(struct tcp_pcap_mibs);
+	if (!net->ipv4.tcp_pcap_mibs)
+		return -ENOMEM;
+
 	/* As with tcp_rmem, a new namespace starts with the host's values: otherwise no container
 	 * would ever be covered.
 	 */
@@ -51,12 +117,16 @@ static int __net_init tcp_pcap_net_init(struct net *net)
 		net->ipv4.sysctl_tcp_pcap_snaplen =
 			READ_ONCE(init_net.ipv4.sysctl_tcp_pcap_snaplen);
 	}
-	return tcp_pcap_sysctl_net_init(net);
+	err = tcp_pcap_sysctl_net_init(net);
+	if (err)
+		free_percpu(net->ipv4.tcp_pcap_mibs);
+	return err;
 }
 
 static void __net_exit tcp_pcap_net_exit(struct net *net)
 {
 	tcp_pcap_sysctl_net_exit(net);
+	free_percpu(net->ipv4.tcp_pcap_mibs);
 }
 
 static struct pernet_operations tcp_pcap_net_ops = {
@@ -68,19 +138,29 @@ static void __init tcp_pcap_emit_types(void)
 {
 	BTF_TYPE_EMIT(struct tcp_pcap);
 	BTF_TYPE_EMIT(struct tcp_pcap_account);
+	BTF_TYPE_EMIT(struct tcp_pcap_mibs);
 	BTF_TYPE_EMIT(struct tcp_pcap_rec);
 	BTF_TYPE_EMIT(struct tcp_pcap_ring);
 	BTF_TYPE_EMIT(struct tcp_pcap_shard);
+	BTF_TYPE_EMIT(struct tcp_pcap_stock);
 	BTF_TYPE_EMIT_ENUM(TCP_PCAP_MAGIC);
 	BTF_TYPE_EMIT_ENUM(TCP_PCAP_KIND_PACKET);
 	BTF_TYPE_EMIT_ENUM(TCP_PCAP_DIR_IN);
 	BTF_TYPE_EMIT_ENUM(TCP_PCAP_WHY_NOT);
 	BTF_TYPE_EMIT_ENUM(TCP_PCAP_F_IPV6);
+	BTF_TYPE_EMIT_ENUM(TCP_PCAP_CAPTURE_CONTAINER);
+	BTF_TYPE_EMIT_ENUM(TCP_PCAP_FRAGS);
+	BTF_TYPE_EMIT_ENUM(TCP_PCAP_HOST);
+	BTF_TYPE_EMIT_ENUM(TCP_PCAP_MIB_CAPTURED);
 	BTF_TYPE_EMIT(enum tcp_pcap_const);
 	BTF_TYPE_EMIT(enum tcp_pcap_kind);
 	BTF_TYPE_EMIT(enum tcp_pcap_dir);
 	BTF_TYPE_EMIT(enum tcp_pcap_why);
 	BTF_TYPE_EMIT(enum tcp_pcap_flags);
+	BTF_TYPE_EMIT(enum tcp_pcap_capture_flags);
+	BTF_TYPE_EMIT(enum tcp_pcap_resource);
+	BTF_TYPE_EMIT(enum tcp_pcap_payer);
+	BTF_TYPE_EMIT(enum tcp_pcap_mib);
 }
 
 static int __init tcp_pcap_init(void)
@@ -94,8 +174,8 @@ static int __init tcp_pcap_init(void)
 		spin_lock_init(&tcp_pcap_shards[i].lock);
 		INIT_LIST_HEAD(&tcp_pcap_shards[i].captures);
 	}
-	tcp_pcap_frags.max = pages / 32;
-	tcp_pcap_mem.max = pages / 64 * PAGE_SIZE;
+	tcp_pcap_set_max(TCP_PCAP_FRAGS, pages / 32);
+	tcp_pcap_set_max(TCP_PCAP_MEM, pages / 64 * PAGE_SIZE);
 
 	return 0;
 }
@@ -103,10 +183,17 @@ static int __init tcp_pcap_init(void)
 /* Before anybody can have a socket. */
 core_initcall(tcp_pcap_init);
 
-static int __init tcp_pcap_net_ops_init(void)
+static int __init tcp_pcap_late_init(void)
 {
+	int err = tcp_pcap_reclaim_init();
+
+	if (err)
+		pr_warn("TCP: tcp_pcap: memory pressure will free no packets: error %d\n",
+			err);
+	if (IS_ENABLED(CONFIG_PROC_FS) && tcp_pcap_proc_init())
+		pr_warn("TCP: tcp_pcap: no /proc/net/tcp_pcap\n");
 	return register_pernet_subsys(&tcp_pcap_net_ops);
 }
 
 /* After the namespace set-up of sockets and sysctls (fs_initcall). */
-fs_initcall_sync(tcp_pcap_net_ops_init);
+fs_initcall_sync(tcp_pcap_late_init);

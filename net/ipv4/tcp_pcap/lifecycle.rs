@@ -10,10 +10,17 @@
 //! | child of a listener | sizes of the listener                                      |
 //! | `listen()`          | packets freed, sizes kept                                  |
 //! | disconnect          | packets freed, numbers start over, sizes kept              |
+//! | limit lowered       | if need be: packets freed, then slots, then all            |
 //! | socket destroyed    | all freed                                                  |
 
 use crate::{
-    abi::layout::{detach, Capture, Dir, Owner, Present, Slots, Sysctls},
+    abi::{
+        account::Payer,
+        history::{detach, Capture, Owner, Present},
+        layout::Dir,
+        netns::{Mib, Netns},
+        slots::Slots,
+    },
     ring,
 };
 use kernel::{
@@ -22,15 +29,13 @@ use kernel::{
     prelude::*, //
 };
 
-const DIRS: [Dir; 2] = [Dir::In, Dir::Out];
-
 /// Gives a socket without history one of these sizes.
 ///
 /// # Errors
 ///
 /// `ENOMEM`; `ENOBUFS` at the limit of memory.
 fn begin(sk: &TcpSock, size_in: u32, size_out: u32, flags: Flags) -> Result {
-    let mut owner = Capture::new(flags)?.attach(sk)?;
+    let mut owner = Capture::new(Netns::of(sk).payer(), flags)?.attach(sk)?;
     owner.set_size(Dir::In, size_in);
     owner.set_size(Dir::Out, size_out);
     provide_slots(sk, &mut owner);
@@ -48,26 +53,27 @@ fn provide_slots(sk: &TcpSock, owner: &mut Owner<'_>) {
     if sk.is_listener() {
         return;
     }
-    for dir in DIRS {
-        let size = owner.size(dir);
-        drop(owner.ring(dir).swap_slots(Slots::new(size)));
+    for dir in Dir::ALL {
+        let slots = Slots::new(owner.size(dir), owner.payer());
+        drop(owner.ring(dir).swap_slots(slots));
     }
 }
 
 /// A new socket. Context: process, may sleep.
 pub(crate) fn init(sk: &TcpSock) {
-    let n = Sysctls::of(sk).packets();
-    if n != 0 {
-        // Without memory the connection has no history, and lives.
-        let _ = begin(sk, n, n, GFP_KERNEL);
-    }
+    let n = Netns::of(sk).packets();
+    begin_or_count(sk, n, n, GFP_KERNEL)
 }
 
 /// A child that has the sizes of its listener, and is not established yet. Context: softirq.
 pub(crate) fn inherit(child: &TcpSock, size_in: u32, size_out: u32, flags: Flags) {
-    if size_in != 0 || size_out != 0 {
-        // Without memory the connection has no history, and lives.
-        let _ = begin(child, size_in, size_out, flags);
+    begin_or_count(child, size_in, size_out, flags)
+}
+
+/// Begins a history if there is a size for it. Without memory the connection has none, and lives.
+fn begin_or_count(sk: &TcpSock, size_in: u32, size_out: u32, flags: Flags) {
+    if (size_in != 0 || size_out != 0) && begin(sk, size_in, size_out, flags).is_err() {
+        Netns::of(sk).count(Mib::NoHistory, 1);
     }
 }
 
@@ -95,14 +101,16 @@ impl Prepared {
     ///
     /// `ENOMEM`; `ENOBUFS` at the limit of memory. A ring can always be made smaller: for want of
     /// memory it then drops packets.
-    pub(crate) fn new(n: u32, present: Present) -> Result<Self> {
+    pub(crate) fn new(n: u32, payer: Payer, present: Present) -> Result<Self> {
         let mut prepared = Self {
             capture: None,
-            slots: Slots::new(n),
+            slots: Slots::new(n, payer),
             may_move: n == 0,
         };
         match present {
-            Present::Nothing if n != 0 => prepared.capture = Some(Capture::new(GFP_KERNEL)?),
+            Present::Nothing if n != 0 => {
+                prepared.capture = Some(Capture::new(payer, GFP_KERNEL)?);
+            }
             // Records will move in under the socket's lock, where nothing may sleep.
             Present::Slots(size) => {
                 let populated = prepared.slots.populate(GFP_KERNEL);
@@ -144,11 +152,12 @@ pub(crate) fn set_size(
     }
     owner.set_size(dir, n);
     if !sk.is_listener() {
-        let new = core::mem::replace(&mut prepared.slots, Slots::new(0));
+        let none = Slots::new(0, owner.payer());
+        let new = core::mem::replace(&mut prepared.slots, none);
         prepared.slots = ring::resize(&mut owner, dir, new);
     }
     // Without a history a packet costs one load and a branch.
-    if DIRS.iter().all(|dir| owner.size(*dir) == 0) {
+    if Dir::ALL.iter().all(|dir| owner.size(*dir) == 0) {
         detach(sk, owner);
     }
     Ok(Outcome::Done(prepared))
@@ -156,7 +165,7 @@ pub(crate) fn set_size(
 
 /// The socket becomes a listener.
 pub(crate) fn listen(owner: &mut Owner<'_>) {
-    for dir in DIRS {
+    for dir in Dir::ALL {
         drop(ring::clear(owner, dir));
     }
     owner.reset();
@@ -166,6 +175,20 @@ pub(crate) fn listen(owner: &mut Owner<'_>) {
 pub(crate) fn disconnect(sk: &TcpSock, owner: &mut Owner<'_>) {
     listen(owner);
     provide_slots(sk, owner);
+}
+
+/// A limit was lowered so far that there is no memory for the packets of this socket, nor for
+/// their slots. Later packets are recorded when there is memory again.
+pub(crate) fn give_back_slots(owner: &mut Owner<'_>) {
+    for dir in Dir::ALL {
+        drop(owner.ring(dir).reclaim_slots());
+    }
+}
+
+/// A limit was lowered so far that there is no memory for the history of this socket.
+pub(crate) fn give_back(sk: &TcpSock, owner: Owner<'_>) {
+    Netns::of(sk).count(Mib::NoHistory, 1);
+    detach(sk, owner);
 }
 
 /// The socket ends.

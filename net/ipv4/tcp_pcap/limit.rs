@@ -5,98 +5,346 @@
 //! An [`Account`] is charged before something is kept and released after it was given back, so that
 //! what is kept is never more than what is charged, and what is charged never more than the
 //! maximum.
+//!
+//! So that not every charge writes the same cache line, each CPU reserves more than it needs and
+//! keeps the rest in stock. What is limited is what is *reserved*: the sum over all CPUs of what is
+//! charged and what is in stock. Before a charge is refused all CPUs' stocks are given back.
+//!
+//! What a container charges is reserved in the containers' account and in that of the host.
 
-use crate::abi::layout::Account;
+use crate::abi::account::{Account, Payer, Resource, Stock};
 use core::mem;
 use kernel::{
     prelude::*,
-    sync::atomic::{Full, Relaxed},
+    sync::atomic::{Atomic, Full, Relaxed},
 };
 
-/// Something charged to an account, released when dropped.
-pub(crate) struct Charge<'a> {
-    account: &'a Account,
+/// Something charged, released when dropped.
+pub(crate) struct Charge {
+    resource: Resource,
+    payer: Payer,
     n: usize,
 }
 
-impl<'a> Charge<'a> {
+impl Charge {
     /// Charges `n`, or counts the refusal.
-    pub(crate) fn new(account: &'a Account, n: usize) -> Option<Self> {
-        let max = i64::try_from(account.max()).unwrap_or(i64::MAX);
-        let charge = i64::try_from(n).ok()?;
-        let used = account.used();
-        let mut old = used.load(Relaxed);
-        loop {
-            let new = old.checked_add(charge).filter(|new| *new <= max);
-            let Some(new) = new else {
-                account.refused().add(1i64, Relaxed);
-                return None;
-            };
-            match used.cmpxchg(old, new, Full) {
-                Ok(_) => return Some(Self { account, n }),
-                Err(now) => old = now,
-            }
+    ///
+    /// Context: any but hard interrupts.
+    pub(crate) fn new(resource: Resource, payer: Payer, n: usize) -> Option<Self> {
+        let amount = i64::try_from(n).ok()?;
+        let stock = Stock::here();
+        if take(stock.left(resource, payer), amount) || reserve(resource, payer, amount) {
+            return Some(Self { resource, payer, n });
         }
+        stock.refused(resource, payer).add(1i64, Relaxed);
+        None
     }
 
-    /// Leaves it charged, until [`Self::release`].
+    /// What [`Self::keep`] left charged.
+    pub(crate) fn from_kept(resource: Resource, payer: Payer, n: usize) -> Self {
+        Self { resource, payer, n }
+    }
+
+    /// How much it is.
+    pub(crate) fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Leaves it charged, until it is released by [`Self::release`] or through
+    /// [`Self::from_kept`].
     pub(crate) fn keep(self) {
         mem::forget(self)
     }
 
-    /// Takes `n` off the account, which an earlier charge put there.
-    pub(crate) fn release(account: &Account, n: usize) {
-        if n != 0 {
-            account.used().add(-(n as i64), Relaxed);
+    /// Takes `n` off an account, which an earlier charge put there.
+    pub(crate) fn release(resource: Resource, payer: Payer, n: usize) {
+        drop(Self::from_kept(resource, payer, n))
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let Self { resource, payer, n } = *self;
+        if n == 0 {
+            return;
+        }
+        let batch = Account::of(resource, payer).batch();
+        let left = Stock::here().left(resource, payer);
+        let before = left.fetch_add(n as i64, Relaxed);
+        let excess = before
+            .saturating_add(n as i64)
+            .saturating_sub(batch.saturating_mul(2));
+        if excess > 0 {
+            // Down to one batch, so that the next charge finds some and the next release room.
+            let excess = excess.saturating_add(batch);
+            if take(left, excess) {
+                give_back(resource, payer, excess);
+            }
         }
     }
 }
 
-impl Drop for Charge<'_> {
-    fn drop(&mut self) {
-        Self::release(self.account, self.n)
+/// Takes `n` from a stock, if it has as many.
+#[inline]
+fn take(left: &Atomic<i64>, n: i64) -> bool {
+    let mut now = left.load(Relaxed);
+    while now >= n {
+        match left.cmpxchg(now, now.saturating_sub(n), Full) {
+            Ok(_) => return true,
+            Err(other) => now = other,
+        }
     }
+    false
+}
+
+/// Reserves `n` for a charge, and some for the stock if there is enough.
+#[cold]
+fn reserve(resource: Resource, payer: Payer, n: i64) -> bool {
+    let batch = Account::of(resource, payer).batch();
+    let more = n.checked_add(batch).filter(|_| batch != 0);
+    if more.is_some_and(|more| grow(resource, payer, more).is_ok()) {
+        Stock::here().left(resource, payer).add(batch, Relaxed);
+        return true;
+    }
+    match grow(resource, payer, n) {
+        Ok(()) => true,
+        Err(full) => {
+            drain(resource, full);
+            grow(resource, payer, n).is_ok()
+        }
+    }
+}
+
+/// Reserves `n`, or tells whose account is full.
+fn grow(resource: Resource, payer: Payer, n: i64) -> Result<(), Payer> {
+    if payer == Payer::Containers && !grow_one(Account::of(resource, payer), n) {
+        return Err(payer);
+    }
+    if !grow_one(Account::of(resource, Payer::Host), n) {
+        if payer == Payer::Containers {
+            Account::of(resource, payer).reserved().add(-n, Relaxed);
+        }
+        return Err(Payer::Host);
+    }
+    Ok(())
+}
+
+/// Reserves `n` in one account, if that does not exceed its maximum.
+fn grow_one(account: &Account, n: i64) -> bool {
+    let max = account.max();
+    let mut now = account.reserved().load(Relaxed);
+    loop {
+        let Some(more) = now.checked_add(n).filter(|more| *more <= max) else {
+            return false;
+        };
+        match account.reserved().cmpxchg(now, more, Full) {
+            Ok(_) => {
+                raise(account.peak(), more);
+                return true;
+            }
+            Err(other) => now = other,
+        }
+    }
+}
+
+/// Makes a counter at least `n`.
+fn raise(counter: &Atomic<i64>, n: i64) {
+    let mut now = counter.load(Relaxed);
+    while now < n {
+        match counter.cmpxchg(now, n, Relaxed) {
+            Ok(_) => return,
+            Err(other) => now = other,
+        }
+    }
+}
+
+/// The opposite of [`grow`].
+fn give_back(resource: Resource, payer: Payer, n: i64) {
+    Account::of(resource, Payer::Host)
+        .reserved()
+        .add(-n, Relaxed);
+    if payer == Payer::Containers {
+        Account::of(resource, payer).reserved().add(-n, Relaxed);
+    }
+}
+
+/// Gives back what all CPUs have in stock of the account that is full.
+fn drain(resource: Resource, full: Payer) {
+    for stock in Stock::all() {
+        for payer in Payer::ALL {
+            // The host's stock is not reserved in the account of the containers.
+            if full == Payer::Containers && payer == Payer::Host {
+                continue;
+            }
+            let left = stock.left(resource, payer);
+            // Read first: at the limit all stocks are empty, and stay in all caches.
+            if left.load(Relaxed) != 0 {
+                give_back(resource, payer, left.xchg(0, Full));
+            }
+        }
+    }
+}
+
+/// The payer whose account holds more than its maximum, after that was lowered. Gives all stocks
+/// back first.
+pub(crate) fn exceeded(resource: Resource) -> Option<Payer> {
+    drain(resource, Payer::Host);
+    Payer::ALL.into_iter().find(|payer| {
+        let account = Account::of(resource, *payer);
+        account.reserved().load(Relaxed) > account.max()
+    })
+}
+
+/// Records that there are, and those of them that keep pages in memory.
+pub(crate) fn present() -> (usize, usize) {
+    let (mut packets, mut payloads) = (0i64, 0i64);
+    for stock in Stock::all() {
+        packets = packets.saturating_add(stock.packets().load(Relaxed));
+        payloads = payloads.saturating_add(stock.payloads().load(Relaxed));
+    }
+    // The CPUs are not read at one moment, so a sum can be off, and negative.
+    let clamp = |n| usize::try_from(n).unwrap_or(0);
+    (clamp(packets), clamp(payloads))
 }
 
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
 #[kunit_tests(tcp_pcap_limit)]
 mod tests {
     use super::*;
+    use crate::abi::testing::{used, with_max};
+    use Payer::*;
+    use Resource::*;
+
+    fn refused(payer: Payer) -> i64 {
+        Stock::all()
+            .map(|stock| stock.refused(Frags, payer).load(Relaxed))
+            .sum()
+    }
 
     #[test]
     fn charges_up_to_the_maximum_and_not_one_more() {
-        let account = Account::new_for_test(3);
-        let two = Charge::new(&account, 2);
-        assert!(two.is_some());
-        assert!(Charge::new(&account, 2).is_none());
-        assert_eq!(account.refused().load(Relaxed), 1);
-        let one = Charge::new(&account, 1);
-        assert!(one.is_some());
-        assert!(Charge::new(&account, 1).is_none());
-        assert_eq!(account.used().load(Relaxed), 3);
+        for max in [3, 4000, 1 << 20] {
+            with_max(Frags, max, || {
+                let start = refused(Host);
+                let most = Charge::new(Frags, Host, max - 1);
+                assert!(most.is_some());
+                assert!(Charge::new(Frags, Host, 2).is_none());
+                assert_eq!(refused(Host), start + 1);
+                let one = Charge::new(Frags, Host, 1);
+                assert!(one.is_some());
+                assert!(Charge::new(Frags, Host, 1).is_none());
+                assert_eq!(used(Frags, Host), max);
+            });
+        }
+    }
+
+    #[test]
+    fn one_by_one_up_to_the_maximum() {
+        const MAX: usize = 5000;
+        with_max(Frags, MAX, || {
+            let mut charged = 0;
+            while let Some(charge) = Charge::new(Frags, Host, 1) {
+                charge.keep();
+                charged += 1;
+                assert_eq!(used(Frags, Host), charged);
+                let account = Account::of(Frags, Host);
+                assert!(account.reserved().load(Relaxed) <= MAX as i64);
+            }
+            assert_eq!(charged, MAX);
+            for left in (0..MAX).rev() {
+                Charge::release(Frags, Host, 1);
+                assert_eq!(used(Frags, Host), left);
+            }
+            // What is left in stock is little.
+            let account = Account::of(Frags, Host);
+            assert!(account.reserved().load(Relaxed) <= 2 * account.batch());
+            assert_eq!(account.peak().load(Relaxed), MAX as i64);
+        });
+    }
+
+    #[test]
+    fn stocks_are_given_back_before_a_charge_is_refused() {
+        const MAX: usize = 8192;
+        with_max(Frags, MAX, || {
+            let batch = Account::of(Frags, Host).batch();
+            assert!(batch > 0);
+            for (i, stock) in Stock::all().enumerate() {
+                // Another CPU's stock.
+                if i == 0 {
+                    assert!(grow(Frags, Host, batch).is_ok());
+                    stock.left(Frags, Host).add(batch, Relaxed);
+                }
+            }
+            assert_eq!(used(Frags, Host), 0);
+            assert!(Charge::new(Frags, Host, MAX).is_some());
+        });
     }
 
     #[test]
     fn gives_back_when_dropped_but_not_when_kept() {
-        let account = Account::new_for_test(10);
-        drop(Charge::new(&account, 4));
-        assert_eq!(account.used().load(Relaxed), 0);
-        if let Some(c) = Charge::new(&account, 4) {
-            c.keep();
+        with_max(Frags, 10, || {
+            drop(Charge::new(Frags, Host, 4));
+            assert_eq!(used(Frags, Host), 0);
+            if let Some(c) = Charge::new(Frags, Host, 4) {
+                c.keep();
+            }
+            assert_eq!(used(Frags, Host), 4);
+            Charge::release(Frags, Host, 4);
+            assert_eq!(used(Frags, Host), 0);
+        });
+    }
+
+    #[test]
+    fn containers_have_a_quarter_and_the_host_the_rest() {
+        for max in [8, 8192] {
+            with_max(Frags, max, || {
+                assert!(Charge::new(Frags, Containers, max / 4 + 1).is_none());
+                let quarter = Charge::new(Frags, Containers, max / 4);
+                assert!(quarter.is_some());
+                assert!(Charge::new(Frags, Containers, 1).is_none());
+                assert_eq!(used(Frags, Containers), max / 4);
+                assert_eq!(used(Frags, Host), max / 4);
+                assert!(Charge::new(Frags, Host, max).is_none());
+                let rest = Charge::new(Frags, Host, max - max / 4);
+                assert!(rest.is_some());
+                drop(quarter);
+                assert_eq!(used(Frags, Containers), 0);
+                assert_eq!(used(Frags, Host), max - max / 4);
+                let all = Charge::new(Frags, Host, max / 4);
+                assert!(all.is_some());
+                // Room in the quarter, but none at all.
+                assert!(Charge::new(Frags, Containers, 1).is_none());
+                assert_eq!(used(Frags, Containers), 0);
+            });
         }
-        assert_eq!(account.used().load(Relaxed), 4);
-        Charge::release(&account, 4);
-        assert_eq!(account.used().load(Relaxed), 0);
     }
 
     #[test]
     fn nothing_fits_an_account_of_zero_and_huge_charges_do_not_wrap() {
-        let account = Account::new_for_test(0);
-        assert!(Charge::new(&account, 1).is_none());
-        assert!(Charge::new(&account, usize::MAX).is_none());
-        let account = Account::new_for_test(usize::MAX);
-        let most = Charge::new(&account, i64::MAX as usize);
-        assert!(most.is_some());
-        assert!(Charge::new(&account, 1).is_none());
+        with_max(Frags, 0, || {
+            assert!(Charge::new(Frags, Host, 1).is_none());
+            assert!(Charge::new(Frags, Host, 0).is_some());
+            assert!(Charge::new(Frags, Host, usize::MAX).is_none());
+        });
+        with_max(Frags, usize::MAX, || {
+            let most = Charge::new(Frags, Host, i64::MAX as usize);
+            assert!(most.is_some());
+            assert!(Charge::new(Frags, Host, 1).is_none());
+        });
+    }
+
+    #[test]
+    fn a_lowered_maximum_is_exceeded_until_enough_is_released() {
+        with_max(Frags, 8192, || {
+            let charge = Charge::new(Frags, Containers, 1000);
+            assert!(charge.is_some());
+            assert_eq!(exceeded(Frags), None);
+            with_max(Frags, 3999, || {
+                assert_eq!(exceeded(Frags), Some(Containers));
+            });
+            with_max(Frags, 999, || assert_eq!(exceeded(Frags), Some(Host)));
+            drop(charge);
+            with_max(Frags, 0, || assert_eq!(exceeded(Frags), None));
+        });
     }
 }

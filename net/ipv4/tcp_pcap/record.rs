@@ -8,16 +8,24 @@
 //! stack may do with it.
 
 use crate::{
-    abi::layout::{
-        gfp_packet, read_rec, write_rec, Account, Rec, Why, F_TRUNC, KIND_PACKET, MAGIC, REC_LEN,
-        VERSION,
+    abi::{
+        account::{Payer, Resource, Stock},
+        layout::{
+            read_rec, write_rec, Rec, Why, F_CONTAINER, F_TRUNC, KIND_PACKET, MAGIC, REC_LEN,
+            VERSION,
+        },
+        stack::gfp_packet,
     },
     limit::Charge,
 };
 use core::mem;
 use kernel::{
-    net::skbuff::{Frag, PrivateSkBuff, SkBuff},
+    net::{
+        skbuff::{Frag, PageRefs, PrivateSkBuff, PrivateSkBuffList, SkBuff},
+        sock::TcpSock,
+    },
     prelude::*,
+    sync::atomic::Relaxed,
 };
 
 /// Largest TCP header in bytes.
@@ -38,18 +46,70 @@ pub(crate) struct Record {
     charges: Charges,
 }
 
-/// What a record is charged with.
+/// What a record is charged with, and counted as.
 struct Charges {
+    payer: Payer,
     /// Bytes.
     mem: usize,
     /// Pages.
     pages: usize,
 }
 
+impl Charges {
+    /// Those of a new record, which has no pages.
+    fn new(payer: Payer, mem: usize) -> Self {
+        Stock::here().packets().add(1i64, Relaxed);
+        Self {
+            payer,
+            mem,
+            pages: 0,
+        }
+    }
+
+    /// Charges more pages, so that it is `pages`, if it is less.
+    fn raise(&mut self, pages: usize) -> Option<()> {
+        let more = pages.saturating_sub(self.pages);
+        if more != 0 {
+            Charge::new(Resource::Frags, self.payer, more)?.keep();
+            self.set_pages(pages);
+        }
+        Some(())
+    }
+
+    /// Releases pages that have been given back, so that it is `pages`, if it is more.
+    ///
+    /// A record that is filled again mostly needs as many as before, and then nobody else hears of
+    /// it.
+    fn lower(&mut self, pages: usize) {
+        self.split_pages(pages);
+    }
+
+    /// As [`Self::lower`], but returns the charge, to be dropped when the pages are given back.
+    fn split_pages(&mut self, pages: usize) -> Option<Charge> {
+        let less = self.pages.saturating_sub(pages);
+        if less == 0 {
+            return None;
+        }
+        self.set_pages(pages);
+        Some(Charge::from_kept(Resource::Frags, self.payer, less))
+    }
+
+    fn set_pages(&mut self, pages: usize) {
+        let before = mem::replace(&mut self.pages, pages);
+        match (before, pages) {
+            (0, 0) => {}
+            (0, _) => Stock::here().payloads().add(1i64, Relaxed),
+            (_, 0) => Stock::here().payloads().add(-1i64, Relaxed),
+            _ => {}
+        }
+    }
+}
+
 impl Drop for Charges {
     fn drop(&mut self) {
-        Charge::release(Account::mem(), self.mem);
-        Charge::release(Account::frags(), self.pages);
+        self.lower(0);
+        Stock::here().packets().add(-1i64, Relaxed);
+        Charge::release(Resource::Mem, self.payer, self.mem);
     }
 }
 
@@ -98,27 +158,35 @@ impl Record {
     /// # Errors
     ///
     /// `ENOMEM`; `ENOBUFS` at the limit of memory.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(payer: Payer) -> Result<Self> {
         // Charged before it is allocated: at the limit nothing is, not even for a moment.
-        let most = Charge::new(Account::mem(), RECORD_MAX).ok_or(ENOBUFS)?;
+        let most = Charge::new(Resource::Mem, payer, RECORD_MAX).ok_or(ENOBUFS)?;
         let skb = PrivateSkBuff::new(HEAD_MIN, gfp_packet())?;
         let mem = skb.truesize();
         if mem > RECORD_MAX {
             return Err(ENOBUFS);
         }
         most.keep();
-        Charge::release(Account::mem(), RECORD_MAX - mem);
+        Charge::release(Resource::Mem, payer, RECORD_MAX - mem);
         Ok(Self {
             skb,
-            charges: Charges { mem, pages: 0 },
+            charges: Charges::new(payer, mem),
         })
     }
 
     /// Takes over what [`Self::into_skb`] returned, from a slot.
     pub(crate) fn from_skb(skb: PrivateSkBuff) -> Self {
+        let (pages, flags) =
+            read_rec(skb.head()).map_or((0, 0), |rec| (rec.pages as usize, rec.flags));
+        let payer = if flags & F_CONTAINER != 0 {
+            Payer::Containers
+        } else {
+            Payer::Host
+        };
         let charges = Charges {
+            payer,
             mem: skb.truesize(),
-            pages: read_rec(skb.head()).map_or(0, |r| r.pages as usize),
+            pages,
         };
         Self { skb, charges }
     }
@@ -148,18 +216,47 @@ impl Record {
         self.skb.head()
     }
 
-    /// Gives back the pages, and then what was charged for them.
-    fn clear(&mut self) {
-        self.skb.clear_frags();
-        Charge::release(Account::frags(), mem::take(&mut self.charges.pages));
+    /// Pages that it keeps in memory.
+    pub(crate) fn pages(&self) -> usize {
+        self.charges.pages
+    }
+
+    /// Moves the references to its pages to `freed`, and says so in the description.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` if `freed` has no room for them; nothing has changed then.
+    pub(crate) fn strip(&mut self, freed: &mut Freed) -> Result {
+        self.skb.detach_frags(&mut freed.pages)?;
+        let payer = self.charges.payer;
+        if let Some(charge) = self.charges.split_pages(0) {
+            freed.charged(payer, charge);
+        }
+        if let Some(rec) = read_rec(self.skb.head()) {
+            let rec = Rec {
+                why: Why::Reclaimed as u8,
+                flags: rec.flags | F_TRUNC,
+                pages: 0,
+                ..rec
+            };
+            write_rec(self.skb.head_mut(), rec);
+        }
+        Ok(())
     }
 
     /// Makes this the record of `packet`; what it held before is given back.
     ///
     /// `rec` describes the packet but for what this function finds out: what of it is kept, and why
     /// not all. At most `snaplen` bytes of payload are kept. Returns why there is less.
-    pub(crate) fn fill(&mut self, rec: Rec, packet: &Packet<'_>, snaplen: Option<usize>) -> Why {
-        self.clear();
+    pub(crate) fn fill(
+        &mut self,
+        rec: Rec,
+        sk: &TcpSock,
+        packet: &Packet<'_>,
+        snaplen: Option<usize>,
+    ) -> Why {
+        // What was charged for these pages pays for the new ones.
+        self.skb.clear_frags();
 
         let old_end = REC_LEN.saturating_add(self.skb.as_skb().len());
         let skb = packet.skb;
@@ -188,7 +285,7 @@ impl Record {
 
         // Payload.
         let kept = if whole {
-            self.payload(skb, tcp_len, want, at)
+            self.payload(sk, skb, tcp_len, want, at)
         } else {
             Kept::nothing(Why::Linear)
         };
@@ -206,13 +303,18 @@ impl Record {
         if let Some(rest) = self.skb.head_mut().get_mut(end..old_end) {
             rest.fill(0);
         }
-        self.charges.pages = kept.pages;
+        self.charges.lower(kept.pages);
+        let container = if self.charges.payer == Payer::Containers {
+            F_CONTAINER
+        } else {
+            0
+        };
         let rec = Rec {
             magic: MAGIC,
             version: VERSION,
             kind: KIND_PACKET,
             why: why as u8,
-            flags: rec.flags | if short { F_TRUNC } else { 0 },
+            flags: rec.flags | container | if short { F_TRUNC } else { 0 },
             orig_len: u32::try_from(packet.ip_len.saturating_add(skb.len())).unwrap_or(u32::MAX),
             net_len: u16::try_from(packet.ip_len).unwrap_or(u16::MAX),
             pages: u32::try_from(kept.pages).unwrap_or(u32::MAX),
@@ -224,7 +326,14 @@ impl Record {
 
     /// Keeps `want` bytes of the payload that starts `offset` bytes into `skb`: in the head, from
     /// `at` on, or in frags.
-    fn payload(&mut self, skb: &SkBuff, offset: usize, want: usize, at: usize) -> Kept {
+    fn payload(
+        &mut self,
+        sk: &TcpSock,
+        skb: &SkBuff,
+        offset: usize,
+        want: usize,
+        at: usize,
+    ) -> Kept {
         if want == 0 {
             return Kept::nothing(Why::Not);
         }
@@ -239,7 +348,12 @@ impl Record {
         if want <= room && (in_linear == want || skb.frags_readable()) {
             return self.copy(skb, offset, want, at, Why::Not);
         }
-        match self.reference(skb, offset, want, in_linear, room) {
+        let referenced = if sk.is_under_memory_pressure() {
+            Err(Why::Pressure)
+        } else {
+            self.reference(skb, offset, want, in_linear, room)
+        };
+        match referenced {
             Ok(pages) => {
                 // Linear payload is copied if it fits, else its page was referenced above.
                 let copied = if in_linear <= room { in_linear } else { 0 };
@@ -334,7 +448,7 @@ impl Record {
             pages = pages.saturating_add(additional_pages(&frag, last.as_ref()));
             last = Some(frag);
         }
-        let charge = Charge::new(Account::frags(), pages).ok_or(Why::Limit)?;
+        self.charges.raise(pages).ok_or(Why::Limit)?;
         let mut pinned = 0usize;
         last = None;
         for frag in frags() {
@@ -344,9 +458,60 @@ impl Record {
             pinned = pinned.saturating_add(additional_pages(&frag, last.as_ref()));
             last = Some(frag);
         }
-        charge.keep();
-        Charge::release(Account::frags(), pages.saturating_sub(pinned));
         Ok(pinned)
+    }
+}
+
+/// What reclaim took out of slots, or off records, under a lock; given back when dropped, without
+/// it.
+pub(crate) struct Freed {
+    // Dropped before the charges are.
+    pages: PageRefs<PAGES_AT_ONCE>,
+    charges: [usize; Payer::ALL.len()],
+    records: PrivateSkBuffList,
+}
+
+/// Pages of records that are stripped under one lock; those of one record must fit.
+const PAGES_AT_ONCE: usize = 64;
+
+impl Freed {
+    /// Nothing.
+    pub(crate) const fn new() -> Self {
+        Self {
+            pages: PageRefs::new(),
+            charges: [0; Payer::ALL.len()],
+            records: PrivateSkBuffList::new(),
+        }
+    }
+
+    /// Takes a record.
+    pub(crate) fn push(&mut self, record: Record) {
+        self.records.push(record.into_skb());
+    }
+
+    fn charged(&mut self, payer: Payer, charge: Charge) {
+        if let Some(n) = self.charges.get_mut(payer as usize) {
+            *n = n.saturating_add(charge.n());
+            charge.keep();
+        }
+    }
+
+    /// Gives all back. Returns how many pages this freed.
+    pub(crate) fn release(&mut self) -> usize {
+        while let Some(skb) = self.records.pop() {
+            drop(Record::from_skb(skb));
+        }
+        let freed = self.pages.release();
+        for (payer, n) in Payer::ALL.into_iter().zip(&mut self.charges) {
+            Charge::release(Resource::Frags, payer, mem::take(n));
+        }
+        freed
+    }
+}
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -412,13 +577,14 @@ mod tests {
     use super::*;
     use crate::{
         abi::{
-            layout::{Counter, Dir},
-            testing::{with_frags_max, StackPacket, TestSock},
+            history::Counter,
+            layout::Dir,
+            testing::{used, with_max, with_snaplen, StackPacket, TestSock},
         },
         lifecycle,
+        limit,
         ring, //
     };
-    use kernel::sync::atomic::Relaxed;
 
     const IP: [u8; 20] = [
         0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
@@ -432,8 +598,8 @@ mod tests {
         Ok(v)
     }
 
-    fn pages() -> i64 {
-        Account::frags().used().load(Relaxed)
+    fn pages() -> usize {
+        used(Resource::Frags, Payer::Host)
     }
 
     /// Records a packet and returns its record, and how many had headers only.
@@ -447,7 +613,9 @@ mod tests {
             ip_len: IP.len(),
             ack_and_flags: None,
         };
-        ring::record(sock.sk(), &mut owner, Dir::Out, 5, &packet, 0, snaplen);
+        with_snaplen(snaplen, || {
+            ring::record(sock.sk(), &mut owner, Dir::Out, 5, &packet, 0)
+        });
         let mut ring = owner.ring(Dir::Out);
         let record = ring.take_if(0).ok_or(EINVAL)?;
         Ok((record, ring.get(Counter::HeaderOnly)))
@@ -494,7 +662,7 @@ mod tests {
     fn at_the_limit_headers_are_kept_and_what_fits_beside_them() -> Result {
         let start = pages();
         let packet = StackPacket::new(&IP, &payload(5000)?)?;
-        let (record, header_only) = with_frags_max(1, || recorded(&packet, None))?;
+        let (record, header_only) = with_max(Resource::Frags, 1, || recorded(&packet, None))?;
         let rec = record.rec().ok_or(EINVAL)?;
         assert_eq!((rec.why, rec.pages, header_only), (Why::Limit as u8, 0, 1));
         assert_eq!(record.skb().data_len(), 0);
@@ -504,6 +672,67 @@ mod tests {
             .enumerate()
             .all(|(i, b)| usize::from(*b) == i % 251));
         assert_eq!(pages(), start);
+        Ok(())
+    }
+
+    #[test]
+    fn filled_again_it_is_charged_for_what_it_holds_now() -> Result {
+        let packets = [3000, 2500, 50, 5000, 4097, 0, 9000];
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 1)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        let start = pages();
+        for len in packets {
+            let packet = StackPacket::new(&IP, &payload(len)?)?;
+            let packet = Packet {
+                skb: packet.skb(),
+                ip: &IP,
+                ip_len: IP.len(),
+                ack_and_flags: None,
+            };
+            ring::record(sock.sk(), &mut owner, Dir::Out, 5, &packet, 0);
+            // 50 bytes fit the head.
+            let pinned = if len > 50 { len.div_ceil(4096) } else { 0 };
+            assert_eq!(pages(), start + pinned);
+            assert_eq!(limit::present().1, usize::from(pinned > 0));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn stripped_record_says_so_and_its_pages_live_as_long_as_the_batch() -> Result {
+        let (start, present) = (pages(), limit::present());
+        let packet = StackPacket::new(&IP, &payload(5000)?)?;
+        let (mut record, _) = recorded(&packet, None)?;
+        let mut freed = Freed::new();
+        record.strip(&mut freed)?;
+        let rec = record.rec().ok_or(EINVAL)?;
+        assert_eq!((rec.why, rec.pages), (Why::Reclaimed as u8, 0));
+        assert_eq!((rec.orig_len, rec.flags & F_TRUNC), (5040, F_TRUNC));
+        assert_eq!((record.skb().len(), record.skb().data_len()), (40, 0));
+        assert_eq!(limit::present(), (present.0 + 1, present.1));
+        assert_eq!(pages(), start + 2);
+        // The packet still has them.
+        assert_eq!(freed.release(), 0);
+        assert_eq!(pages(), start);
+        drop(record);
+
+        let (mut record, _) = recorded(&packet, None)?;
+        drop(packet);
+        record.strip(&mut freed)?;
+        freed.push(record);
+        assert_eq!(freed.release(), 2);
+        assert_eq!((pages(), limit::present()), (start, present));
+        Ok(())
+    }
+
+    #[test]
+    fn a_container_pays_with_its_own() -> Result {
+        let record = Record::new(Payer::Containers)?;
+        let mem = used(Resource::Mem, Payer::Containers);
+        assert!(mem > 0);
+        drop(record);
+        assert!(used(Resource::Mem, Payer::Containers) < mem);
         Ok(())
     }
 

@@ -8,7 +8,13 @@
 //! sees whole records or none.
 
 use crate::{
-    abi::layout::{gfp_packet, Counter, Dir, Owner, Rec, Slots, Why},
+    abi::{
+        history::{Counter, Owner},
+        layout::{Dir, Rec, Why},
+        netns::{Mib, Netns},
+        slots::Slots,
+        stack::gfp_packet,
+    },
     record::{Packet, Record},
 };
 use kernel::net::{
@@ -61,11 +67,13 @@ pub(crate) fn record(
     time: u64,
     packet: &Packet<'_>,
     flags: u16,
-    snaplen: Option<usize>,
 ) {
     if !is_recorded(owner, dir) {
         return;
     }
+    let netns = Netns::of(sk);
+    let snaplen = netns.snaplen();
+    let payer = owner.payer();
     let order = owner.next_order(time);
     let mut ring = owner.ring(dir);
     let serial = ring.next();
@@ -74,7 +82,7 @@ pub(crate) fn record(
         ring.add(Counter::Evicted, 1);
     }
 
-    let done = match old.map_or_else(Record::new, Ok) {
+    let done = match old.map_or_else(|| Record::new(payer), Ok) {
         Ok(mut record) => {
             let rec = Rec {
                 serial,
@@ -82,19 +90,31 @@ pub(crate) fn record(
                 flags,
                 ..describe(sk, dir, time, packet)
             };
-            let why = record.fill(rec, packet, snaplen);
-            ring.put(serial, record, gfp_packet()).map(|()| why)
+            let why = record.fill(rec, sk, packet, snaplen);
+            ring.put(serial, record, gfp_packet())
+                .map(|back| (why, back))
         }
         Err(e) => Err(e),
     };
     match done {
-        Ok(why) => {
+        Ok((why, back)) => {
             ring.add(Counter::Captured, 1);
-            if !matches!(why, Why::Not | Why::Snaplen) {
-                ring.add(Counter::HeaderOnly, 1);
+            netns.count(Mib::Captured, 1);
+            if why != Why::Not {
+                netns.count(Mib::HeaderOnly(why), 1);
+                if why != Why::Snaplen {
+                    ring.add(Counter::HeaderOnly, 1);
+                }
+            }
+            if back.is_some() {
+                // Reclaim had it in hand when we looked for it.
+                ring.add(Counter::Evicted, 1);
             }
         }
-        Err(_) => ring.add(Counter::Lost, 1),
+        Err(_) => {
+            ring.add(Counter::Lost, 1);
+            netns.count(Mib::Lost, 1);
+        }
     }
     ring.advance();
 }
@@ -113,6 +133,7 @@ pub(crate) fn resize(owner: &mut Owner<'_>, dir: Dir, new: Slots) -> Slots {
         let Some(record) = old.take(serial) else {
             continue;
         };
+        // Reclaim may work on the new slots already, but puts nothing where nothing was.
         if ring.put(serial, record, gfp_packet()).is_err() {
             ring.add(Counter::Evicted, 1);
         }
@@ -123,7 +144,8 @@ pub(crate) fn resize(owner: &mut Owner<'_>, dir: Dir, new: Slots) -> Slots {
 
 /// Takes all slots away, so that the direction is not recorded.
 pub(crate) fn clear(owner: &mut Owner<'_>, dir: Dir) -> Slots {
-    owner.ring(dir).swap_slots(Slots::new(0))
+    let none = Slots::new(0, owner.payer());
+    owner.ring(dir).swap_slots(none)
 }
 
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
@@ -132,21 +154,18 @@ mod tests {
     use super::*;
     use crate::{
         abi::{
-            layout::Account,
-            testing::{segment, TestSock},
+            account::{Payer, Resource},
+            testing::{self, segment, with_snaplen, TestSock},
         },
         lifecycle,
     };
-    use kernel::{
-        prelude::*,
-        sync::atomic::Relaxed, //
-    };
+    use kernel::prelude::*;
 
     const IP: [u8; 20] = [
         0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
     ];
 
-    fn send(sk: &TcpSock, owner: &mut Owner<'_>, n: usize, snaplen: Option<usize>) -> Result {
+    fn send(sk: &TcpSock, owner: &mut Owner<'_>, n: usize) -> Result {
         for i in 0..n {
             let skb = segment(i % 7, i as u8)?;
             let packet = Packet {
@@ -155,7 +174,7 @@ mod tests {
                 ip_len: IP.len(),
                 ack_and_flags: None,
             };
-            record(sk, owner, Dir::Out, i as u64, &packet, 0, snaplen);
+            record(sk, owner, Dir::Out, i as u64, &packet, 0);
         }
         Ok(())
     }
@@ -183,10 +202,10 @@ mod tests {
     }
 
     /// What is charged.
-    fn used() -> (i64, i64) {
+    fn used() -> (usize, usize) {
         (
-            Account::mem().used().load(Relaxed),
-            Account::frags().used().load(Relaxed),
+            testing::used(Resource::Mem, Payer::Host),
+            testing::used(Resource::Frags, Payer::Host),
         )
     }
 
@@ -206,7 +225,7 @@ mod tests {
             let sock = TestSock::new()?;
             lifecycle::begin_for_test(sock.sk(), 0, size)?;
             let mut owner = sock.owner().ok_or(EINVAL)?;
-            send(sock.sk(), &mut owner, sent, None)?;
+            send(sock.sk(), &mut owner, sent)?;
             let (size, sent) = (u64::from(size), sent as u64);
             let ring = owner.ring(Dir::Out);
             assert_eq!(ring.next(), sent);
@@ -228,9 +247,9 @@ mod tests {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 8)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
-        send(sock.sk(), &mut owner, 8, None)?;
+        send(sock.sk(), &mut owner, 8)?;
         let full = used();
-        send(sock.sk(), &mut owner, 100, None)?;
+        send(sock.sk(), &mut owner, 100)?;
         assert_eq!(used(), full);
         Ok(())
     }
@@ -240,7 +259,7 @@ mod tests {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 3, 2)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
-        send(sock.sk(), &mut owner, 10, None)?;
+        send(sock.sk(), &mut owner, 10)?;
         assert_eq!(owner.ring(Dir::In).next(), 0);
         assert_eq!(drain(&mut owner, Dir::In)?.len(), 0);
         assert_eq!(drain(&mut owner, Dir::Out)?, range(8, 10)?);
@@ -253,7 +272,7 @@ mod tests {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 4, 0)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
-        send(sock.sk(), &mut owner, 3, None)?;
+        send(sock.sk(), &mut owner, 3)?;
         assert_eq!(owner.ring(Dir::Out).next(), 0);
         Ok(())
     }
@@ -276,8 +295,8 @@ mod tests {
             let sock = TestSock::new()?;
             lifecycle::begin_for_test(sock.sk(), 0, from)?;
             let mut owner = sock.owner().ok_or(EINVAL)?;
-            send(sock.sk(), &mut owner, sent, None)?;
-            let mut new = Slots::new(to);
+            send(sock.sk(), &mut owner, sent)?;
+            let mut new = Slots::new(to, Payer::Host);
             new.populate(GFP_KERNEL)?;
             drop(resize(&mut owner, Dir::Out, new));
             let sent = sent as u64;
@@ -299,11 +318,11 @@ mod tests {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 4)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
-        send(sock.sk(), &mut owner, 6, None)?;
-        let mut new = Slots::new(7);
+        send(sock.sk(), &mut owner, 6)?;
+        let mut new = Slots::new(7, Payer::Host);
         new.populate(GFP_KERNEL)?;
         drop(resize(&mut owner, Dir::Out, new));
-        send(sock.sk(), &mut owner, 2, None)?;
+        send(sock.sk(), &mut owner, 2)?;
         assert_eq!(drain(&mut owner, Dir::Out)?, range(2, 8)?);
         Ok(())
     }
@@ -315,16 +334,16 @@ mod tests {
         lifecycle::begin_for_test(sock.sk(), 4, 4)?;
         let empty = used();
         let mut owner = sock.owner().ok_or(EINVAL)?;
-        send(sock.sk(), &mut owner, 6, None)?;
+        send(sock.sk(), &mut owner, 6)?;
         lifecycle::disconnect(sock.sk(), &mut owner);
         assert_eq!(used(), empty);
         assert_eq!(owner.ring(Dir::Out).next(), 0);
-        send(sock.sk(), &mut owner, 3, None)?;
+        send(sock.sk(), &mut owner, 3)?;
         assert_eq!(owner.ring(Dir::Out).get(Counter::Captured), 3);
         lifecycle::listen(&mut owner);
         assert_eq!(used(), empty);
         assert_eq!((owner.size(Dir::In), owner.size(Dir::Out)), (4, 4));
-        send(sock.sk(), &mut owner, 3, None)?;
+        send(sock.sk(), &mut owner, 3)?;
         assert_eq!(owner.ring(Dir::Out).next(), 0);
         drop(sock);
         assert_eq!(used(), start);
@@ -344,7 +363,9 @@ mod tests {
             ack_and_flags: Some((0x01020304, 0x19)),
         };
         for snaplen in [None, Some(6), Some(4), Some(0)] {
-            record(sock.sk(), &mut owner, Dir::Out, 77, &packet, 0, snaplen);
+            with_snaplen(snaplen, || {
+                record(sock.sk(), &mut owner, Dir::Out, 77, &packet, 0)
+            });
             let mut ring = owner.ring(Dir::Out);
             let serial = ring.next() - 1;
             let r = ring.take_if(serial).ok_or(EINVAL)?;
@@ -379,7 +400,9 @@ mod tests {
                 ip_len: IP.len(),
                 ack_and_flags: None,
             };
-            record(sock.sk(), &mut owner, Dir::Out, 0, &packet, 0, snaplen);
+            with_snaplen(snaplen, || {
+                record(sock.sk(), &mut owner, Dir::Out, 0, &packet, 0)
+            });
         }
         let r = owner.ring(Dir::Out).take_if(2).ok_or(EINVAL)?;
         let secret = r.head().iter().filter(|b| **b == 0xab).count();
@@ -400,7 +423,7 @@ mod tests {
             ip_len: IP.len(),
             ack_and_flags: None,
         };
-        record(sock.sk(), &mut owner, Dir::Out, 0, &packet, 0, None);
+        record(sock.sk(), &mut owner, Dir::Out, 0, &packet, 0);
         let mut ring = owner.ring(Dir::Out);
         assert_eq!(ring.get(Counter::HeaderOnly), 1);
         let r = ring.take_if(0).ok_or(EINVAL)?;

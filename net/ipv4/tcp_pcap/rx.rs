@@ -4,7 +4,11 @@
 //! check of sequence numbers, so that what is about to be rejected is kept too.
 
 use crate::{
-    abi::layout::{merged_ack_and_flags, Dir, Owner, Sysctls, F_IPV6, F_LEN_FIXED, F_MERGED},
+    abi::{
+        history::Owner,
+        layout::{Dir, F_IPV6, F_LEN_FIXED, F_MERGED},
+        stack::merged_ack_and_flags,
+    },
     ip,
     record::Packet,
     ring, //
@@ -53,8 +57,7 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
             flags |= flag;
         }
     }
-    let snaplen = Sysctls::of(sk).snaplen();
-    ring::record(sk, owner, Dir::In, time, &packet, flags, snaplen)
+    ring::record(sk, owner, Dir::In, time, &packet, flags)
 }
 
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]

@@ -3,6 +3,7 @@
  * TCP_PCAP: net.ipv4.tcp_pcap_*, see Documentation/networking/ip-sysctl.rst.
  */
 #include <linux/capability.h>
+#include <linux/mutex.h>
 #include <linux/slab.h>
 #include <linux/sysctl.h>
 #include <net/net_namespace.h>
@@ -73,6 +74,60 @@ static int tcp_pcap_snaplen_handler(const struct ctl_table *ctl, int write, void
 	return 0;
 }
 
+/* One limit is lowered at a time. */
+static DEFINE_MUTEX(tcp_pcap_max_mutex);
+
+static int set_max(const struct ctl_table *ctl, enum tcp_pcap_resource res,
+		   const struct tcp_pcap_account *account, int write,
+		   void *buffer, size_t *lenp, loff_t *ppos)
+{
+	unsigned long val = READ_ONCE(account->max);
+	struct ctl_table tmp = {
+		.procname = ctl->procname,
+		.data = &val,
+		.maxlen = sizeof(val),
+		.mode = ctl->mode,
+	};
+	int err;
+
+	err = proc_doulongvec_minmax(&tmp, write, buffer, lenp, ppos);
+	if (err || !write)
+		return err;
+	err = mutex_lock_interruptible(&tcp_pcap_max_mutex);
+	if (err)
+		return err;
+	tcp_pcap_set_max(res, val);
+	err = tcp_pcap_enforce(res);
+	mutex_unlock(&tcp_pcap_max_mutex);
+	return err;
+}
+
+static int tcp_pcap_frags_max_handler(const struct ctl_table *ctl, int write, void *buffer,
+				      size_t *lenp, loff_t *ppos)
+{
+	return set_max(ctl, TCP_PCAP_FRAGS, &tcp_pcap_frags, write, buffer, lenp, ppos);
+}
+
+static int tcp_pcap_mem_max_handler(const struct ctl_table *ctl, int write, void *buffer,
+				    size_t *lenp, loff_t *ppos)
+{
+	return set_max(ctl, TCP_PCAP_MEM, &tcp_pcap_mem, write, buffer, lenp, ppos);
+}
+
+static int tcp_pcap_used_handler(const struct ctl_table *ctl, int write, void *buffer,
+				 size_t *lenp, loff_t *ppos)
+{
+	unsigned long val = tcp_pcap_used((uintptr_t)ctl->extra1, TCP_PCAP_HOST);
+	struct ctl_table tmp = {
+		.procname = ctl->procname,
+		.data = &val,
+		.maxlen = sizeof(val),
+		.mode = ctl->mode,
+	};
+
+	return proc_doulongvec_minmax(&tmp, write, buffer, lenp, ppos);
+}
+
 static const struct ctl_table tcp_pcap_net_table[] = {
 	{
 		.procname	= "tcp_pcap_packets",
@@ -101,31 +156,38 @@ static const struct ctl_table tcp_pcap_net_table[] = {
 	/* The host's, not copied to other namespaces. */
 	{
 		.procname	= "tcp_pcap_frags_max",
-		.data		= &tcp_pcap_frags.max,
 		.maxlen		= sizeof(unsigned long),
 		.mode		= 0644,
-		.proc_handler	= proc_doulongvec_minmax,
+		.proc_handler	= tcp_pcap_frags_max_handler,
 	},
 	{
 		.procname	= "tcp_pcap_frags",
-		.data		= &tcp_pcap_frags.used,
 		.maxlen		= sizeof(unsigned long),
 		.mode		= 0444,
-		.proc_handler	= proc_doulongvec_minmax,
+		.proc_handler	= tcp_pcap_used_handler,
+		.extra1		= (void *)TCP_PCAP_FRAGS,
 	},
 	{
 		.procname	= "tcp_pcap_mem_max",
-		.data		= &tcp_pcap_mem.max,
 		.maxlen		= sizeof(unsigned long),
 		.mode		= 0644,
-		.proc_handler	= proc_doulongvec_minmax,
+		.proc_handler	= tcp_pcap_mem_max_handler,
 	},
 	{
 		.procname	= "tcp_pcap_mem",
-		.data		= &tcp_pcap_mem.used,
 		.maxlen		= sizeof(unsigned long),
 		.mode		= 0444,
-		.proc_handler	= proc_doulongvec_minmax,
+		.proc_handler	= tcp_pcap_used_handler,
+		.extra1		= (void *)TCP_PCAP_MEM,
+	},
+	{
+		.procname	= "tcp_pcap_aggressive_free",
+		.data		= &sysctl_tcp_pcap_aggressive_free,
+		.maxlen		= sizeof(int),
+		.mode		= 0644,
+		.proc_handler	= proc_dointvec_minmax,
+		.extra1		= SYSCTL_ZERO,
+		.extra2		= SYSCTL_ONE,
 	},
 };
 

@@ -7,7 +7,8 @@
 //! [`record`] refills that with the new packet's headers and references to its payload, within the
 //! limits of [`limit`].
 //!
-//! [`config`] holds what a socket may ask for, [`lifecycle`] when a history begins and ends.
+//! [`config`] holds what a socket may ask for, [`lifecycle`] when a history begins and ends,
+//! [`reclaim`] what is given back when memory is short or a limit is lowered.
 //!
 //! C header: [`include/net/tcp_pcap.h`](srctree/include/net/tcp_pcap.h), which decides the layout
 //! in memory.
@@ -19,6 +20,7 @@ mod config;
 mod ip;
 mod lifecycle;
 mod limit;
+mod reclaim;
 mod record;
 mod ring;
 mod rx;

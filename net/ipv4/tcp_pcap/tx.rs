@@ -4,7 +4,10 @@
 //! complete TCP header, but for the checksum, and without an IP header.
 
 use crate::{
-    abi::layout::{Dir, Owner, Sysctls, F_IPV6, F_SYNTH},
+    abi::{
+        history::Owner,
+        layout::{Dir, F_IPV6, F_SYNTH},
+    },
     ip,
     record::Packet,
     ring, //
@@ -19,7 +22,6 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
     if !ring::is_recorded(owner, Dir::Out) {
         return;
     }
-    let snaplen = Sysctls::of(sk).snaplen();
     let mut header = ip::Header::new();
     let flags = write_header(sk, skb, &mut header);
     let packet = Packet {
@@ -28,7 +30,7 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
         ip_len: header.wire_len(),
         ack_and_flags: None,
     };
-    ring::record(sk, owner, Dir::Out, time, &packet, flags | F_SYNTH, snaplen)
+    ring::record(sk, owner, Dir::Out, time, &packet, flags | F_SYNTH)
 }
 
 /// Writes the IP header of a packet into the empty `header`; returns the record's flags for it.

@@ -91,6 +91,11 @@ __rust_helper void rust_helper_put_page(struct page *page)
 	put_page(page);
 }
 
+__rust_helper int rust_helper_page_ref_count(const struct page *page)
+{
+	return page_ref_count(page);
+}
+
 __rust_helper void *rust_helper_page_address(const struct page *page)
 {
 	return page_address(page);

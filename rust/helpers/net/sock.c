@@ -6,10 +6,21 @@
 #include <net/ipv6.h>
 #include <net/route.h>
 #include <net/sock.h>
+#include <net/tcp.h>
 
 __rust_helper struct net *rust_helper_sock_net(const struct sock *sk)
 {
 	return sock_net(sk);
+}
+
+__rust_helper void rust_helper_sock_put(struct sock *sk)
+{
+	sock_put(sk);
+}
+
+__rust_helper bool rust_helper_tcp_under_memory_pressure(const struct sock *sk)
+{
+	return tcp_under_memory_pressure(sk);
 }
 
 __rust_helper struct dst_entry *rust_helper___sk_dst_get(const struct sock *sk)

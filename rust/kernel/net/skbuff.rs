@@ -545,11 +545,160 @@ impl PrivateSkBuff {
     }
 }
 
+impl PrivateSkBuff {
+    /// Moves the references to pages to `to`, so that they can be given back later, and cuts the
+    /// packet to its linear part.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` if `to` has no room for all of them; nothing has changed then.
+    #[inline]
+    pub fn detach_frags<const N: usize>(&mut self, to: &mut PageRefs<N>) -> Result {
+        let skb = self.0.as_ptr();
+        // SAFETY: By the type invariant the buffer and its shared info are ours.
+        let info = unsafe { &mut *bindings::skb_shinfo(skb) };
+        let nr = usize::from(info.nr_frags);
+        let room = to.pages.get_mut(to.len..).ok_or(ENOSPC)?;
+        if nr > room.len() {
+            return Err(ENOSPC);
+        }
+        // INVARIANT: The references that the frags held are the list's, as `nr_frags` is 0 now.
+        for (frag, page) in info.frags.iter().take(nr).zip(room) {
+            // SAFETY: By the type invariant the first `nr_frags` frags are valid.
+            *page = unsafe { bindings::skb_frag_page(frag) };
+        }
+        to.len = to.len.saturating_add(nr);
+        info.nr_frags = 0;
+        // SAFETY: By the type invariant the buffer is ours.
+        unsafe {
+            (*skb).len = (*skb).len.saturating_sub((*skb).data_len);
+            (*skb).data_len = 0;
+        }
+        Ok(())
+    }
+}
+
 impl Drop for PrivateSkBuff {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariant the buffer is ours; its frags' page references go with it.
         unsafe { bindings::consume_skb(self.0.as_ptr()) }
+    }
+}
+
+/// References to at most `N` pages, given back when dropped.
+///
+/// For code that takes frags off buffers under a lock, and gives the pages back without it.
+///
+/// # Invariants
+///
+/// The first `len` elements point at pages, each with one reference that belongs to this value.
+pub struct PageRefs<const N: usize> {
+    pages: [*mut bindings::page; N],
+    len: usize,
+}
+
+impl<const N: usize> PageRefs<N> {
+    /// No references.
+    #[inline]
+    pub const fn new() -> Self {
+        // INVARIANT: There is no element yet.
+        Self {
+            pages: [core::ptr::null_mut(); N],
+            len: 0,
+        }
+    }
+
+    /// Gives all pages back. Returns how many this freed: those that nobody else had a reference
+    /// to.
+    pub fn release(&mut self) -> usize {
+        let len = core::mem::take(&mut self.len);
+        let mut freed = 0usize;
+        for page in self.pages.iter().take(len) {
+            // SAFETY: By the type invariant the page is valid, and the reference ours to give
+            // back; it is given back once since `len` is 0 now.
+            unsafe {
+                let folio = bindings::page_folio(*page);
+                let pages = bindings::folio_nr_pages(folio);
+                let last = bindings::page_ref_count(*page) == 1;
+                bindings::put_page(*page);
+                if last {
+                    freed = freed.saturating_add(pages);
+                }
+            }
+        }
+        freed
+    }
+}
+
+impl<const N: usize> Default for PageRefs<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const N: usize> Drop for PageRefs<N> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Private buffers in a row, the last one in the first one out. Takes no memory of its own.
+///
+/// # Invariants
+///
+/// `first` is null or a buffer that was forgotten ([`PrivateSkBuff::into_raw`]) and belongs to this
+/// value; so is what its `next` points at, and so on.
+pub struct PrivateSkBuffList {
+    first: *mut bindings::sk_buff,
+}
+
+impl PrivateSkBuffList {
+    /// An empty list.
+    #[inline]
+    pub const fn new() -> Self {
+        // INVARIANT: Null.
+        Self {
+            first: core::ptr::null_mut(),
+        }
+    }
+
+    /// Adds a buffer.
+    #[inline]
+    pub fn push(&mut self, skb: PrivateSkBuff) {
+        let skb = skb.into_raw().as_ptr();
+        // SAFETY: The buffer is ours, and in no list.
+        unsafe { (*skb).__bindgen_anon_1.__bindgen_anon_1.next = self.first };
+        // INVARIANT: The buffer was just forgotten, and its `next` is what was the first.
+        self.first = skb;
+    }
+
+    /// Takes the buffer that was added last.
+    #[inline]
+    pub fn pop(&mut self) -> Option<PrivateSkBuff> {
+        let skb = NonNull::new(self.first)?;
+        // SAFETY: By the type invariant the buffer is valid and ours.
+        // INVARIANT: What is behind it belongs to us too.
+        self.first = unsafe {
+            core::mem::replace(
+                &mut (*skb.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.next,
+                core::ptr::null_mut(),
+            )
+        };
+        // SAFETY: By the type invariant it came from `into_raw`; it is in no list any more.
+        Some(unsafe { PrivateSkBuff::from_raw(skb) })
+    }
+}
+
+impl Default for PrivateSkBuffList {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for PrivateSkBuffList {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
     }
 }
 
@@ -597,6 +746,64 @@ mod tests {
         // SAFETY: `raw` was returned by `into_raw` just now.
         let skb = unsafe { PrivateSkBuff::from_raw(raw) };
         assert_eq!(skb.as_skb().frags().count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn list_gives_back_what_was_put_in() -> Result {
+        let mut list = PrivateSkBuffList::new();
+        assert!(list.pop().is_none());
+        for len in 1..4 {
+            let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+            skb.set_linear(0, len);
+            list.push(skb);
+        }
+        for len in [3, 2] {
+            assert_eq!(list.pop().ok_or(EINVAL)?.as_skb().len(), len);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn detached_frags_are_freed_once() -> Result {
+        const PAGES: usize = 3;
+        // SAFETY: Any length; the error is not used.
+        let stack = unsafe {
+            bindings::alloc_skb_with_frags(
+                64,
+                PAGES * bindings::PAGE_SIZE,
+                0,
+                &mut 0,
+                bindings::GFP_KERNEL,
+            )
+        };
+        let stack = NonNull::new(stack).ok_or(ENOMEM)?;
+        // SAFETY: A new buffer, that nobody else knows, with pages for its data.
+        unsafe {
+            (*stack.as_ptr()).data_len = (PAGES * bindings::PAGE_SIZE) as u32;
+            (*stack.as_ptr()).len = (*stack.as_ptr()).data_len;
+        }
+        let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        {
+            // SAFETY: It is valid and not changed before it is freed.
+            let stack = unsafe { SkBuff::from_raw(stack.as_ptr()) };
+            for frag in stack.frags() {
+                skb.push_frag(frag)?;
+            }
+        }
+        assert_eq!(skb.as_skb().data_len(), PAGES * bindings::PAGE_SIZE);
+
+        let mut few = PageRefs::<{ PAGES - 1 }>::new();
+        assert_eq!(skb.detach_frags(&mut few), Err(ENOSPC));
+        assert_eq!(skb.as_skb().frags().count(), PAGES);
+        let mut refs = PageRefs::<{ PAGES + 1 }>::new();
+        skb.detach_frags(&mut refs)?;
+        assert_eq!((skb.as_skb().frags().count(), skb.as_skb().len()), (0, 0));
+        assert_eq!(skb.as_skb().data_len(), 0);
+        // SAFETY: It is not used any more.
+        unsafe { bindings::consume_skb(stack.as_ptr()) };
+        assert_eq!(refs.release(), PAGES);
+        assert_eq!(refs.release(), 0);
         Ok(())
     }
 

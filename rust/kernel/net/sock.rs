@@ -86,6 +86,13 @@ impl TcpSock {
         read_once!((*self.as_raw()).__sk_common.skc_state)
     }
 
+    /// Whether TCP is short of memory (`net.ipv4.tcp_mem`), or the socket's memory cgroup is.
+    #[inline]
+    pub fn is_under_memory_pressure(&self) -> bool {
+        // SAFETY: By the type invariant the socket is valid.
+        unsafe { bindings::tcp_under_memory_pressure(self.as_raw()) }
+    }
+
     /// Whether the socket listens for connections.
     #[inline]
     pub fn is_listener(&self) -> bool {

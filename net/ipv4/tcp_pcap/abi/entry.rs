@@ -2,13 +2,17 @@
 
 //! What C calls: see `include/net/tcp_pcap.h` for when.
 
-use super::layout::{
-    enable, gfp_packet, may_exceed_max, present, sizes_of, with_lock, Dir, Owner, Sysctls,
+use super::{
+    account::Resource,
+    history::{present, sizes_of, Owner},
+    layout::Dir,
+    netns::Netns,
+    stack::{enable, gfp_packet, may_exceed_max, with_lock},
 };
 use crate::{
     config,
     lifecycle::{self, Outcome},
-    rx, tx,
+    reclaim, rx, tx,
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -82,15 +86,16 @@ pub(super) unsafe extern "C" fn tcp_pcap_setsockopt(
 unsafe fn setsockopt(sk: *mut bindings::sock, optname: c_int, val: c_int) -> Result {
     let dir = config::dir_of_option(optname)?;
     // SAFETY: By the safety requirements.
-    let max = unsafe { Sysctls::from_raw(sk) }.packets_max();
-    let n = config::check_size(val, max, may_exceed_max)?;
+    let netns = unsafe { Netns::from_raw(sk) };
+    let n = config::check_size(val, netns.packets_max(), may_exceed_max)?;
     if n != 0 {
         enable();
     }
 
     loop {
         // SAFETY: By the safety requirements.
-        let prepared = lifecycle::Prepared::new(n, unsafe { present(sk, dir) })?;
+        let present = unsafe { present(sk, dir) };
+        let prepared = lifecycle::Prepared::new(n, netns.payer(), present)?;
         // SAFETY: By the safety requirements.
         let outcome = unsafe {
             with_lock(sk, |sk| {
@@ -187,5 +192,37 @@ pub(super) unsafe extern "C" fn __tcp_pcap_destroy(sk: *mut bindings::sock) {
     // SAFETY: Nothing else has an `Owner` while C calls this.
     if let Some(owner) = unsafe { Owner::of(sk) } {
         lifecycle::destroy(sk, owner);
+    }
+}
+
+/// Frees until a lowered limit holds; returns 0, or `-EINTR` if a signal came first.
+///
+/// # Safety
+///
+/// Called in process context, one call at a time.
+#[export]
+pub(super) unsafe extern "C" fn tcp_pcap_enforce(res: bindings::tcp_pcap_resource) -> c_int {
+    let resource = match res {
+        bindings::tcp_pcap_resource_TCP_PCAP_FRAGS => Resource::Frags,
+        _ => Resource::Mem,
+    };
+    match reclaim::enforce(resource) {
+        Ok(()) => 0,
+        Err(e) => e.to_errno(),
+    }
+}
+
+/// Lets memory reclaim find us; returns 0 or a negative errno.
+///
+/// # Safety
+///
+/// Called once, before [`tcp_pcap_enforce`].
+#[export]
+pub(super) unsafe extern "C" fn tcp_pcap_reclaim_init() -> c_int {
+    // SAFETY: By the safety requirements.
+    unsafe { super::reclaim::init() };
+    match reclaim::register() {
+        Ok(()) => 0,
+        Err(e) => e.to_errno(),
     }
 }

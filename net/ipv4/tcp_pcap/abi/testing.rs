@@ -2,7 +2,12 @@
 
 //! Real sockets and buffers for unit tests.
 
-use super::layout::Owner;
+use super::{
+    account::{Account, Payer, Resource},
+    history::Owner,
+    stack,
+};
+use crate::limit;
 use core::ptr::{self, addr_of_mut};
 use kernel::{
     bindings,
@@ -11,7 +16,8 @@ use kernel::{
         skbuff::{PrivateSkBuff, SkBuff},
         sock::TcpSock, //
     },
-    prelude::*, //
+    prelude::*,
+    sync::atomic::Relaxed, //
 };
 
 /// A TCP socket that belongs to a test.
@@ -45,7 +51,7 @@ impl TestSock {
                 &mut sock,
             )
         })?;
-        super::layout::enable();
+        stack::enable();
         // INVARIANT: A new socket.
         Ok(Self(sock))
     }
@@ -68,7 +74,7 @@ impl TestSock {
     /// Runs `f` with the socket locked.
     pub(crate) fn locked<R>(&self, f: impl FnOnce(&TcpSock) -> R) -> R {
         // SAFETY: By the type invariant nobody else has the socket, so nobody has locked it.
-        unsafe { super::layout::with_lock((*self.0).sk, f) }
+        unsafe { stack::with_lock((*self.0).sk, f) }
     }
 
     /// Sets an option of any level, as a program would.
@@ -207,13 +213,38 @@ impl Drop for StackPacket {
     }
 }
 
-/// Runs `f` with another limit of pages.
-pub(crate) fn with_frags_max<R>(max: usize, f: impl FnOnce() -> R) -> R {
+/// Runs `f` with another limit, which is not enforced.
+pub(crate) fn with_max<R>(resource: Resource, max: usize, f: impl FnOnce() -> R) -> R {
+    let account = Account::of(resource, Payer::Host);
+    let (old, peak) = (account.max() as usize, account.peak().load(Relaxed));
+    let resource = resource as bindings::tcp_pcap_resource;
+    // SAFETY: No requirement; unit tests run one by one.
+    unsafe { bindings::tcp_pcap_set_max(resource, max) };
+    // As when it is lowered: nothing is charged to what was in stock before.
+    let _ = limit::exceeded(Resource::Frags);
+    let _ = limit::exceeded(Resource::Mem);
+    account.peak().store(0, Relaxed);
+    let ret = f();
+    // SAFETY: As above.
+    unsafe { bindings::tcp_pcap_set_max(resource, old) };
+    account.peak().store(peak, Relaxed);
+    ret
+}
+
+/// What is charged.
+pub(crate) fn used(resource: Resource, payer: Payer) -> usize {
+    // SAFETY: No requirement.
+    unsafe { bindings::tcp_pcap_used(resource as u32, payer as u32) }
+}
+
+/// Runs `f` with a snap length, `None` for no limit.
+pub(crate) fn with_snaplen<R>(snaplen: Option<usize>, f: impl FnOnce() -> R) -> R {
+    let snaplen = snaplen.map_or(-1, |len| len as c_int);
     // SAFETY: A word that the sysctl writes in the same way; unit tests run one by one.
     unsafe {
-        let cell = addr_of_mut!(bindings::tcp_pcap_frags.max);
+        let cell = addr_of_mut!(bindings::init_net.ipv4.sysctl_tcp_pcap_snaplen);
         let old = cell.read();
-        cell.write_volatile(max);
+        cell.write_volatile(snaplen);
         let ret = f();
         cell.write_volatile(old);
         ret

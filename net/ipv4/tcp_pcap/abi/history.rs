@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The history of a socket, in the hands of its owner.
+//!
+//! Who may do what: the owner of a socket is the only one who changes its history, and holds
+//! [`Owner`] as evidence. Slots alone are shared with others, see [`super::slots`].
+
+use super::{
+    account::{Payer, Resource},
+    layout::{Dir, CAPTURE_CONTAINER},
+    shard,
+    slots::{nr_chunks, Slot, Slots},
+};
+use crate::{limit::Charge, record::Record};
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ptr::{self, addr_of, addr_of_mut, NonNull},
+};
+use kernel::{
+    alloc::Flags,
+    bindings,
+    net::sock::TcpSock,
+    prelude::*,
+    sync::{
+        atomic::{Acquire, Atomic, Relaxed, Release},
+        rcu, //
+    },
+};
+
+/// The history of a socket, in the hands of the socket's owner: nobody else changes it meanwhile,
+/// slots excepted.
+///
+/// # Invariants
+///
+/// `pcap` is valid for `'a`, and the caller owns its socket.
+pub(crate) struct Owner<'a> {
+    pcap: NonNull<bindings::tcp_pcap>,
+    _sock: PhantomData<&'a TcpSock>,
+}
+
+/// One ring in the hands of the socket's owner.
+pub(crate) struct Ring<'a> {
+    ring: NonNull<bindings::tcp_pcap_ring>,
+    shard: u16,
+    payer: Payer,
+    _owner: PhantomData<&'a mut bindings::tcp_pcap_ring>,
+}
+
+/// Counters of a ring that only grow.
+#[derive(Clone, Copy)]
+pub(crate) enum Counter {
+    /// Packets recorded.
+    Captured,
+    /// Packets overwritten or dropped by a smaller size.
+    Evicted,
+    /// Packets without payload, for a reason other than the snap length.
+    HeaderOnly,
+    /// Packets not recorded.
+    Lost,
+    /// Packets given back; written under the lock of the shard.
+    Reclaimed,
+    /// Packets of which the payload was given back; written under the lock of the shard.
+    Stripped,
+}
+
+impl<'a> Owner<'a> {
+    /// The history of a socket that the caller owns, if it has one.
+    ///
+    /// # Safety
+    ///
+    /// There is no other `Owner` of this socket.
+    pub(super) unsafe fn of(sk: &'a TcpSock) -> Option<Self> {
+        let tp = sk.as_raw().cast::<bindings::tcp_sock>();
+        // SAFETY: `TcpSock` means that the caller owns the socket, so its pointer does not change.
+        let pcap = NonNull::new(unsafe { (*tp).pcap })?;
+        // INVARIANT: A socket's history lives until its owner destroys it.
+        Some(Self {
+            pcap,
+            _sock: PhantomData,
+        })
+    }
+
+    /// As [`Self::of`], for the pointer that C already loaded.
+    ///
+    /// # Safety
+    ///
+    /// `pcap` is the history of `sk`, and there is no other `Owner` of it.
+    pub(super) unsafe fn from_raw(_sk: &'a TcpSock, pcap: NonNull<bindings::tcp_pcap>) -> Self {
+        // INVARIANT: By the safety requirements, and because `TcpSock` means that the caller owns
+        // the socket.
+        Self {
+            pcap,
+            _sock: PhantomData,
+        }
+    }
+
+    /// The ring of one direction.
+    pub(crate) fn ring(&mut self, dir: Dir) -> Ring<'_> {
+        let p = self.pcap.as_ptr();
+        // SAFETY: By the type invariant.
+        let (ring, shard) = unsafe {
+            let ring = match dir {
+                Dir::In => addr_of_mut!((*p).in_),
+                Dir::Out => addr_of_mut!((*p).out),
+            };
+            (NonNull::new_unchecked(ring), (*p).shard)
+        };
+        Ring {
+            ring,
+            shard,
+            payer: self.payer(),
+            _owner: PhantomData,
+        }
+    }
+
+    /// Whose share it is charged to.
+    pub(crate) fn payer(&self) -> Payer {
+        // SAFETY: By the type invariant; it never changes.
+        payer_of(unsafe { (*self.pcap.as_ptr()).flags })
+    }
+
+    /// Takes the next number of the connection's packets, and notes the time of activity.
+    pub(crate) fn next_order(&mut self, time: u64) -> u64 {
+        let p = self.pcap.as_ptr();
+        // SAFETY: By the type invariant only the caller writes these.
+        unsafe {
+            let order = (*p).order;
+            (*p).order = order.wrapping_add(1);
+            addr_of_mut!((*p).stamp).write_volatile(time);
+            order
+        }
+    }
+
+    /// Starts over: numbers and counters are those of a new history.
+    pub(crate) fn reset(&mut self) {
+        // SAFETY: By the type invariant only the caller writes it.
+        unsafe { (*self.pcap.as_ptr()).order = 0 };
+        self.ring(Dir::In).reset();
+        self.ring(Dir::Out).reset();
+    }
+
+    fn size_cell(&self, dir: Dir) -> &Atomic<u32> {
+        let p = self.pcap.as_ptr();
+        // SAFETY: By the type invariant; others read it at once.
+        unsafe {
+            Atomic::from_ptr(match dir {
+                Dir::In => addr_of_mut!((*p).size_in),
+                Dir::Out => addr_of_mut!((*p).size_out),
+            })
+        }
+    }
+
+    /// The configured size of one direction.
+    pub(crate) fn size(&self, dir: Dir) -> u32 {
+        self.size_cell(dir).load(Relaxed)
+    }
+
+    /// Configures the size of one direction; its slots stay as they are.
+    pub(crate) fn set_size(&self, dir: Dir, size: u32) {
+        self.size_cell(dir).store(size, Relaxed)
+    }
+}
+
+impl Ring<'_> {
+    fn counter(&self, c: Counter) -> *mut u64 {
+        // SAFETY: The ring is valid as long as its `Owner`.
+        unsafe { counter_of(self.ring.as_ptr(), c) }
+    }
+
+    /// Adds to a counter, other than those that are written under the shard's lock.
+    pub(crate) fn add(&mut self, c: Counter, n: u64) {
+        let p = self.counter(c);
+        // SAFETY: The ring is valid, and its owner alone writes its counters.
+        unsafe { p.write_volatile(p.read().wrapping_add(n)) }
+    }
+
+    /// Reads a counter.
+    #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+    pub(crate) fn get(&self, c: Counter) -> u64 {
+        // SAFETY: The ring is valid.
+        unsafe { self.counter(c).read() }
+    }
+
+    /// Serial number of the next packet.
+    pub(crate) fn next(&self) -> u64 {
+        // SAFETY: The ring is valid.
+        unsafe { (*self.ring.as_ptr()).next }
+    }
+
+    /// Goes on to the next serial number: from now on a reader accepts the record of the last one.
+    pub(crate) fn advance(&mut self) {
+        // SAFETY: The ring is valid, and its owner alone writes it.
+        unsafe {
+            let next = addr_of_mut!((*self.ring.as_ptr()).next);
+            next.write_volatile((*next).wrapping_add(1));
+        }
+    }
+
+    fn reset(&mut self) {
+        for c in [
+            Counter::Captured,
+            Counter::Evicted,
+            Counter::HeaderOnly,
+            Counter::Lost,
+            // There are no slots now, so nobody else has a reason to write these.
+            Counter::Reclaimed,
+            Counter::Stripped,
+        ] {
+            // SAFETY: The ring is valid, and its owner alone writes it.
+            unsafe { self.counter(c).write_volatile(0) };
+        }
+        // SAFETY: As above.
+        unsafe { addr_of_mut!((*self.ring.as_ptr()).next).write_volatile(0) };
+    }
+
+    /// Works on the slots, and stores a chunk that it allocated.
+    ///
+    /// Private, because `f` must not move the slots away.
+    fn with_slots<R>(&mut self, f: impl FnOnce(&mut Slots) -> R) -> R {
+        let r = self.ring.as_ptr();
+        // INVARIANT: The ring's fields came from a `Slots`, here or in `swap_slots`.
+        // SAFETY: The ring is valid, and its owner alone exchanges its chunks.
+        let mut slots = ManuallyDrop::new(unsafe {
+            Slots {
+                chunks: (*r).chunks.cast(),
+                size: (*r).size,
+                payer: self.payer,
+            }
+        });
+        let ret = f(&mut slots);
+        // The chunks can have come only, as the size is still the same.
+        if !self.is_populated() && !slots.chunks.is_null() {
+            self.publish_chunks(slots.chunks);
+        }
+        ret
+    }
+
+    /// Stores the array of chunks, so that others see it with its content.
+    fn publish_chunks(&mut self, chunks: *mut *mut Slot) {
+        // SAFETY: The ring is valid, and its owner alone writes it; others read the word at once.
+        let cell = unsafe { Atomic::from_ptr(addr_of_mut!((*self.ring.as_ptr()).chunks)) };
+        cell.store(chunks.cast(), Release);
+    }
+
+    /// Number of slots.
+    pub(crate) fn size(&self) -> u32 {
+        // SAFETY: The ring is valid, and its owner alone writes it.
+        unsafe { (*self.ring.as_ptr()).size }
+    }
+
+    /// Whether there are slots that may have packets in them.
+    pub(crate) fn is_populated(&self) -> bool {
+        // SAFETY: The ring is valid, and its owner alone writes it.
+        !unsafe { (*self.ring.as_ptr()).chunks }.is_null()
+    }
+
+    /// Takes the record out of the slot of `serial`.
+    pub(crate) fn take(&mut self, serial: u64) -> Option<Record> {
+        self.with_slots(|slots| slots.take(serial))
+    }
+
+    /// As [`Slots::take_if`].
+    #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+    pub(crate) fn take_if(&mut self, serial: u64) -> Option<Record> {
+        self.with_slots(|slots| slots.take_if(serial))
+    }
+
+    /// As [`Slots::put`].
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` or `ENOBUFS`; the record is freed then.
+    pub(crate) fn put(
+        &mut self,
+        serial: u64,
+        record: Record,
+        flags: Flags,
+    ) -> Result<Option<Record>> {
+        self.with_slots(|slots| slots.put(serial, record, flags))
+    }
+
+    /// Exchanges the slots.
+    ///
+    /// Under the lock of the shard, because others than the owner look at slots under that lock
+    /// only.
+    pub(crate) fn swap_slots(&mut self, new: Slots) -> Slots {
+        let new = ManuallyDrop::new(new);
+        let r = self.ring.as_ptr();
+        let _locked = shard::lock(self.shard);
+        // SAFETY: The ring is valid, and its owner alone writes it.
+        // INVARIANT: Chunks and size go together.
+        unsafe {
+            let old = Slots {
+                chunks: (*r).chunks.cast(),
+                size: (*r).size,
+                payer: self.payer,
+            };
+            self.publish_chunks(new.chunks);
+            addr_of_mut!((*r).size).write_volatile(new.size);
+            addr_of_mut!((*r).nr_chunks).write_volatile(nr_chunks(new.size) as u32);
+            old
+        }
+    }
+
+    /// Exchanges the slots for empty ones of the same size; the records in them count as reclaimed.
+    pub(crate) fn reclaim_slots(&mut self) -> Slots {
+        let old = self.swap_slots(Slots::new(self.size(), self.payer));
+        let n = old.count();
+        let _locked = shard::lock(self.shard);
+        let p = self.counter(Counter::Reclaimed);
+        // SAFETY: The ring is valid, and its shard locked.
+        unsafe { p.write_volatile(p.read().wrapping_add(n)) };
+        old
+    }
+}
+
+/// Where a counter lies.
+///
+/// # Safety
+///
+/// `r` is a valid ring.
+pub(super) unsafe fn counter_of(r: *mut bindings::tcp_pcap_ring, c: Counter) -> *mut u64 {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        match c {
+            Counter::Captured => addr_of_mut!((*r).captured),
+            Counter::Evicted => addr_of_mut!((*r).evicted),
+            Counter::HeaderOnly => addr_of_mut!((*r).header_only),
+            Counter::Lost => addr_of_mut!((*r).lost),
+            Counter::Reclaimed => addr_of_mut!((*r).reclaimed),
+            Counter::Stripped => addr_of_mut!((*r).stripped),
+        }
+    }
+}
+
+/// The payer that a history's flags name.
+pub(super) fn payer_of(flags: u16) -> Payer {
+    if flags & CAPTURE_CONTAINER != 0 {
+        Payer::Containers
+    } else {
+        Payer::Host
+    }
+}
+
+/// Sets the pointer in `struct tcp_sock`, as `rcu_assign_pointer()` does.
+fn set_history(sk: &TcpSock, pcap: *mut bindings::tcp_pcap) {
+    let tp = sk.as_raw().cast::<bindings::tcp_sock>();
+    // SAFETY: The caller owns the socket; others read the pointer at once.
+    unsafe { Atomic::from_ptr(addr_of_mut!((*tp).pcap)) }.store(pcap, Release);
+}
+
+/// Bytes of a history.
+const CAPTURE_LEN: usize = size_of::<bindings::tcp_pcap>();
+
+/// A history that no socket has yet.
+///
+/// # Invariants
+///
+/// `0` is a valid `struct tcp_pcap` with empty rings, owned by this value, charged, and in no list.
+pub(crate) struct Capture(KBox<bindings::tcp_pcap>, Charge);
+
+impl Capture {
+    /// Allocates a history with no slots.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `ENOBUFS` at the limit of memory.
+    pub(crate) fn new(payer: Payer, flags: Flags) -> Result<Self> {
+        let charge = Charge::new(Resource::Mem, payer, CAPTURE_LEN).ok_or(ENOBUFS)?;
+        let mut pcap = KBox::new(bindings::tcp_pcap::default(), flags)?;
+        if payer == Payer::Containers {
+            pcap.flags = CAPTURE_CONTAINER;
+        }
+        // INVARIANT: Zeroes are a history with empty rings; just charged.
+        Ok(Self(pcap, charge))
+    }
+
+    /// Gives the history to a socket that has none, and makes it known to readers.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if the socket has one.
+    pub(crate) fn attach(self, sk: &TcpSock) -> Result<Owner<'_>> {
+        // SAFETY: What is found is not kept.
+        if unsafe { Owner::of(sk) }.is_some() {
+            return Err(EBUSY);
+        }
+        let Self(pcap, charge) = self;
+        let pcap = KBox::into_raw(pcap);
+        // It stays charged until it is detached.
+        charge.keep();
+        // SAFETY: `pcap` is valid and ours, and in no list; the caller owns the socket.
+        unsafe {
+            (*pcap).sk = sk.as_raw();
+            (*pcap).netns_cookie = sk.net_cookie();
+            (*pcap).stamp = super::stack::now();
+            shard::link(pcap);
+            set_history(sk, pcap);
+            // INVARIANT: It is the history of `sk` now.
+            Ok(Owner {
+                pcap: NonNull::new_unchecked(pcap),
+                _sock: PhantomData,
+            })
+        }
+    }
+}
+
+/// Takes the history from its socket, and frees it with its packets.
+pub(crate) fn detach(sk: &TcpSock, mut owner: Owner<'_>) {
+    let payer = owner.payer();
+    for dir in Dir::ALL {
+        drop(owner.ring(dir).swap_slots(Slots::new(0, payer)));
+    }
+    let pcap = owner.pcap.as_ptr();
+    // SAFETY: By the invariant of `Owner`, which ends here; nobody finds the history once it is
+    // unlinked, but for those who found it under RCU before, and it is freed after them.
+    unsafe {
+        set_history(sk, ptr::null_mut());
+        shard::unlink(pcap);
+        bindings::tcp_pcap_free_rcu(pcap);
+    }
+    // At once, so that whoever frees a history sees it in the account: what waits for the grace
+    // period is the structure alone, without packets.
+    Charge::release(Resource::Mem, payer, CAPTURE_LEN);
+}
+
+/// The configured sizes (in, out) of a socket that others may own at this moment.
+///
+/// # Safety
+///
+/// `sk` is a valid TCP socket.
+pub(super) unsafe fn sizes_of(sk: *const bindings::sock) -> (u32, u32) {
+    let _rcu = rcu::read_lock();
+    let tp = sk.cast::<bindings::tcp_sock>().cast_mut();
+    // SAFETY: By the safety requirements; a history is freed after a grace period.
+    unsafe {
+        let pcap = Atomic::from_ptr(addr_of_mut!((*tp).pcap)).load(Acquire);
+        if pcap.is_null() {
+            return (0, 0);
+        }
+        (
+            addr_of!((*pcap).size_in).read_volatile(),
+            addr_of!((*pcap).size_out).read_volatile(),
+        )
+    }
+}
+
+/// What a socket that others may own has at this moment.
+pub(crate) enum Present {
+    /// No history.
+    Nothing,
+    /// A history, but nothing to move when the size of this direction changes.
+    Empty,
+    /// This many slots, with packets in them.
+    Slots(u32),
+}
+
+/// What a socket that others may own has of one direction at this moment.
+///
+/// # Safety
+///
+/// `sk` is a valid TCP socket.
+pub(super) unsafe fn present(sk: *mut bindings::sock, dir: Dir) -> Present {
+    let _rcu = rcu::read_lock();
+    let tp = sk.cast::<bindings::tcp_sock>();
+    // SAFETY: By the safety requirements; a history is freed after a grace period, and its words
+    // are read at once.
+    unsafe {
+        let pcap = Atomic::from_ptr(addr_of_mut!((*tp).pcap)).load(Acquire);
+        if pcap.is_null() {
+            return Present::Nothing;
+        }
+        let ring = match dir {
+            Dir::In => addr_of!((*pcap).in_),
+            Dir::Out => addr_of!((*pcap).out),
+        };
+        if addr_of!((*ring).chunks).read_volatile().is_null() {
+            return Present::Empty;
+        }
+        Present::Slots(addr_of!((*ring).size).read_volatile())
+    }
+}

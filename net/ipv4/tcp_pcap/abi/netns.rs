@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network namespaces: their sysctls and counters, and who pays for them.
+
+use super::{
+    account::Payer,
+    layout::{Why, PACKETS_HARD_MAX},
+};
+use core::{
+    marker::PhantomData,
+    ptr::{self, addr_of}, //
+};
+use kernel::{
+    bindings,
+    net::sock::TcpSock, //
+};
+
+/// Counters of a namespace, `TcpExtTCPPcap*`: `enum tcp_pcap_mib`.
+#[derive(Clone, Copy)]
+pub(crate) enum Mib {
+    /// Packets recorded.
+    Captured,
+    /// Packets not recorded for want of memory.
+    Lost,
+    /// Sockets without a history for want of memory.
+    NoHistory,
+    /// Packets given back by reclaim.
+    ReclaimedPackets,
+    /// Pages given back by reclaim.
+    ReclaimedPages,
+    /// Packets recorded with headers only.
+    HeaderOnly(Why),
+}
+
+impl Mib {
+    fn index(self) -> bindings::tcp_pcap_mib {
+        match self {
+            Self::Captured => bindings::tcp_pcap_mib_TCP_PCAP_MIB_CAPTURED,
+            Self::Lost => bindings::tcp_pcap_mib_TCP_PCAP_MIB_LOST,
+            Self::NoHistory => bindings::tcp_pcap_mib_TCP_PCAP_MIB_NO_HISTORY,
+            Self::ReclaimedPackets => bindings::tcp_pcap_mib_TCP_PCAP_MIB_RECLAIMED_PACKETS,
+            Self::ReclaimedPages => bindings::tcp_pcap_mib_TCP_PCAP_MIB_RECLAIMED_PAGES,
+            // Below TCP_PCAP_MIB_MAX, as each reason is below TCP_PCAP_WHY_MAX.
+            Self::HeaderOnly(why) => {
+                bindings::tcp_pcap_mib_TCP_PCAP_MIB_WHY.wrapping_add(why as u32)
+            }
+        }
+    }
+}
+
+/// A network namespace.
+///
+/// # Invariants
+///
+/// The namespace is valid for `'a`.
+pub(crate) struct Netns<'a> {
+    net: *mut bindings::net,
+    _sock: PhantomData<&'a TcpSock>,
+}
+
+/// Reads a sysctl of the namespace, which may be written at any time.
+macro_rules! sysctl {
+    ($self:ident, $name:ident) => {
+        // SAFETY: By the type invariant; the sysctl is a word that is read at once.
+        unsafe { addr_of!((*$self.net).ipv4.$name).read_volatile() }
+    };
+}
+
+impl<'a> Netns<'a> {
+    /// That of a socket.
+    pub(crate) fn of(sk: &'a TcpSock) -> Self {
+        // INVARIANT: The namespace lives as long as the socket.
+        Self {
+            net: sk.net(),
+            _sock: PhantomData,
+        }
+    }
+
+    /// That of a socket that others may own.
+    ///
+    /// # Safety
+    ///
+    /// `sk` is a valid socket for `'a`.
+    pub(super) unsafe fn from_raw(sk: *const bindings::sock) -> Self {
+        // INVARIANT: The namespace lives as long as the socket, and never changes.
+        Self {
+            // SAFETY: By the safety requirements.
+            net: unsafe { bindings::sock_net(sk) },
+            _sock: PhantomData,
+        }
+    }
+
+    /// Packets per direction for new sockets.
+    pub(crate) fn packets(&self) -> u32 {
+        u32::try_from(sysctl!(self, sysctl_tcp_pcap_packets))
+            .unwrap_or(0)
+            .min(PACKETS_HARD_MAX)
+    }
+
+    /// Largest size without privilege.
+    pub(crate) fn packets_max(&self) -> u32 {
+        u32::try_from(sysctl!(self, sysctl_tcp_pcap_packets_max)).unwrap_or(0)
+    }
+
+    /// Payload bytes to keep of each packet, `None` for all.
+    pub(crate) fn snaplen(&self) -> Option<usize> {
+        usize::try_from(sysctl!(self, sysctl_tcp_pcap_snaplen)).ok()
+    }
+
+    /// Whose share its histories are charged to.
+    pub(crate) fn payer(&self) -> Payer {
+        // SAFETY: By the type invariant; the user namespace of a network namespace never changes.
+        let initial = unsafe { ptr::eq((*self.net).user_ns, &raw const bindings::init_user_ns) };
+        if initial {
+            Payer::Host
+        } else {
+            Payer::Containers
+        }
+    }
+
+    /// Adds to a counter.
+    pub(crate) fn count(&self, mib: Mib, n: u64) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::tcp_pcap_count(self.net, mib.index(), n as usize) }
+    }
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The slots of a ring, and how records change hands there.
+//!
+//! The owner of a socket takes a record out (`xchg()` with null), fills it again, and puts it in
+//! (`xchg()`), freeing what came back. Reclaim works under the lock of the shard: it takes a record
+//! out in the same way, and puts it back only if the slot is still empty (`cmpxchg()`), else it
+//! frees the record. So whoever has a record in hand owns it, nobody waits for the other, and
+//! nothing is lost or freed twice.
+
+use super::{
+    account::{Payer, Resource},
+    layout::CHUNK_SLOTS,
+};
+use crate::{limit::Charge, record::Record};
+use core::ptr::{self, NonNull};
+use kernel::{
+    alloc::{allocator::Kmalloc, flags::*, Allocator, Flags, NumaNode},
+    bindings,
+    net::skbuff::PrivateSkBuff,
+    prelude::*,
+    sync::atomic::{Acquire, Atomic, Full, Relaxed, Release},
+};
+
+pub(super) type Slot = Atomic<*mut bindings::sk_buff>;
+
+/// The slots of one ring, in chunks that are allocated when they are first used.
+///
+/// # Invariants
+///
+/// - `chunks` is null, or points at `nr_chunks(size)` pointers, charged; each of these is null, or
+///   points at `chunk_slots(size, i)` slots, charged.
+/// - A slot holds null, or the skb of a record that was forgotten (`PrivateSkBuff::into_raw`).
+pub(crate) struct Slots {
+    pub(super) chunks: *mut *mut Slot,
+    pub(super) size: u32,
+    pub(super) payer: Payer,
+}
+
+// SAFETY: Slots are atomic, and records may be freed on any CPU.
+unsafe impl Send for Slots {}
+
+pub(super) const fn nr_chunks(size: u32) -> usize {
+    (size as usize).div_ceil(CHUNK_SLOTS)
+}
+
+/// Slots in chunk `i` of a ring of `size`.
+fn chunk_slots(size: u32, i: usize) -> usize {
+    (size as usize)
+        .saturating_sub(i.saturating_mul(CHUNK_SLOTS))
+        .min(CHUNK_SLOTS)
+}
+
+/// Allocates `n` zeroed pointers, charged.
+fn alloc_ptrs<T>(n: usize, payer: Payer, flags: Flags) -> Result<NonNull<T>> {
+    let layout = core::alloc::Layout::array::<*mut c_void>(n).map_err(|_| EINVAL)?;
+    let charge = Charge::new(Resource::Mem, payer, layout.size()).ok_or(ENOBUFS)?;
+    let p = Kmalloc::alloc(layout, flags | __GFP_ZERO, NumaNode::NO_NODE)?;
+    charge.keep();
+    Ok(p.cast())
+}
+
+/// Frees what [`alloc_ptrs`] returned.
+///
+/// # Safety
+///
+/// `p` came from `alloc_ptrs(n, payer, ..)` and is not used any more.
+unsafe fn free_ptrs<T>(p: NonNull<T>, n: usize, payer: Payer) {
+    if let Ok(layout) = core::alloc::Layout::array::<*mut c_void>(n) {
+        // SAFETY: By the safety requirements.
+        unsafe { Kmalloc::free(p.cast(), layout) };
+        Charge::release(Resource::Mem, payer, layout.size());
+    }
+}
+
+impl Slots {
+    /// Slots for `size` packets; allocates nothing.
+    pub(crate) const fn new(size: u32, payer: Payer) -> Self {
+        // INVARIANT: No chunks yet.
+        Self {
+            chunks: ptr::null_mut(),
+            size,
+            payer,
+        }
+    }
+
+    /// Number of slots.
+    pub(crate) fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Allocates all chunks.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `ENOBUFS` at the limit of memory.
+    pub(crate) fn populate(&mut self, flags: Flags) -> Result {
+        for i in 0..nr_chunks(self.size) {
+            self.chunk(i, flags)?;
+        }
+        Ok(())
+    }
+
+    fn chunk(&mut self, i: usize, flags: Flags) -> Result<NonNull<Slot>> {
+        let nr = nr_chunks(self.size);
+        if i >= nr {
+            return Err(EINVAL);
+        }
+        if self.chunks.is_null() {
+            // INVARIANT: `nr` null pointers.
+            self.chunks = alloc_ptrs::<*mut Slot>(nr, self.payer, flags)?.as_ptr();
+        }
+        // SAFETY: By the type invariant there are `nr` pointers, and `i < nr`.
+        let chunk = unsafe { self.chunks.add(i) };
+        // SAFETY: As above.
+        if let Some(c) = NonNull::new(unsafe { *chunk }) {
+            return Ok(c);
+        }
+        let c = alloc_ptrs::<Slot>(chunk_slots(self.size, i), self.payer, flags)?;
+        // Released, so that a reader on another CPU sees null or a chunk of empty slots.
+        // SAFETY: As above; it is written by the owner only. INVARIANT: Slots of null.
+        unsafe { Atomic::from_ptr(chunk) }.store(c.as_ptr(), Release);
+        Ok(c)
+    }
+
+    /// The slot of a serial number, if its chunk is there.
+    fn get(&self, serial: u64) -> Option<&Slot> {
+        let s = usize::try_from(serial.checked_rem(u64::from(self.size))?).ok()?;
+        if self.chunks.is_null() {
+            return None;
+        }
+        // SAFETY: `s < size`, so by the type invariant there is a pointer for its chunk, which the
+        // owner of the ring may store at this moment.
+        let chunk = unsafe { Atomic::from_ptr(self.chunks.add(s / CHUNK_SLOTS)) };
+        let c = NonNull::new(chunk.load(Acquire))?;
+        // SAFETY: `s < size`, so by the type invariant the chunk has this slot; it lives as long as
+        // `self`.
+        Some(unsafe { c.add(s % CHUNK_SLOTS).as_ref() })
+    }
+
+    /// As [`Self::get`], but allocates the chunk.
+    fn get_or_alloc(&mut self, serial: u64, flags: Flags) -> Result<&Slot> {
+        let s = serial.checked_rem(u64::from(self.size)).ok_or(EINVAL)?;
+        self.chunk(usize::try_from(s)? / CHUNK_SLOTS, flags)?;
+        self.get(serial).ok_or(EINVAL)
+    }
+
+    /// Takes the record out of the slot of `serial`.
+    pub(crate) fn take(&self, serial: u64) -> Option<Record> {
+        let skb = NonNull::new(self.get(serial)?.xchg(ptr::null_mut(), Full))?;
+        // SAFETY: By the type invariant the slot held a record's skb; whoever takes it out owns it.
+        Some(Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }))
+    }
+
+    /// Takes the record of `serial` itself, and leaves that of another serial in the slot.
+    #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+    pub(crate) fn take_if(&mut self, serial: u64) -> Option<Record> {
+        let record = self.take(serial)?;
+        if record.rec()?.serial == serial {
+            return Some(record);
+        }
+        let _ = self.put_back(serial, record);
+        None
+    }
+
+    /// Puts a record into the slot of `serial`, whose chunk is allocated if need be. Returns what
+    /// was in it: reclaim may have put a record back since the owner found the slot empty.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` or `ENOBUFS` if there is no memory for the chunk; the record is freed then.
+    pub(crate) fn put(
+        &mut self,
+        serial: u64,
+        record: Record,
+        flags: Flags,
+    ) -> Result<Option<Record>> {
+        let slot = self.get_or_alloc(serial, flags)?;
+        // INVARIANT: A pointer from `into_raw`, of a record.
+        let old = slot.xchg(record.into_skb().into_raw().as_ptr(), Full);
+        // SAFETY: As in `take`.
+        Ok(NonNull::new(old).map(|skb| Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) })))
+    }
+
+    /// Puts a record back into the slot of `serial` that it was taken from, if that is still empty.
+    ///
+    /// # Errors
+    ///
+    /// The record, if the owner of the ring has put another one there.
+    pub(crate) fn put_back(&self, serial: u64, record: Record) -> Result<(), Record> {
+        let Some(slot) = self.get(serial) else {
+            return Err(record);
+        };
+        let skb = record.into_skb().into_raw();
+        // INVARIANT: A pointer from `into_raw`, of a record.
+        match slot.cmpxchg(ptr::null_mut(), skb.as_ptr(), Full) {
+            Ok(_) => Ok(()),
+            // SAFETY: It was not stored, so it is still ours.
+            Err(_) => Err(Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) })),
+        }
+    }
+
+    /// Records in it now.
+    pub(crate) fn count(&self) -> u64 {
+        (0..u64::from(self.size))
+            .filter(|s| {
+                self.get(*s)
+                    .is_some_and(|slot| !slot.load(Relaxed).is_null())
+            })
+            .count() as u64
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        let Some(chunks) = NonNull::new(self.chunks) else {
+            return;
+        };
+        for s in 0..u64::from(self.size) {
+            drop(self.take(s));
+        }
+        for i in 0..nr_chunks(self.size) {
+            // SAFETY: By the type invariant.
+            if let Some(c) = NonNull::new(unsafe { *chunks.as_ptr().add(i) }) {
+                // SAFETY: By the type invariant; the slots are empty and not used any more.
+                unsafe { free_ptrs(c, chunk_slots(self.size, i), self.payer) };
+            }
+        }
+        // SAFETY: By the type invariant; not used any more.
+        unsafe { free_ptrs(chunks, nr_chunks(self.size), self.payer) };
+    }
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is asked of the stack around us.
+
+use core::ptr::addr_of;
+use kernel::{
+    alloc::{flags::*, Flags},
+    bindings,
+    net::{
+        skbuff::SkBuff,
+        sock::TcpSock, //
+    },
+    prelude::*,
+};
+
+/// For allocation while a packet is in our hands: never sleeps, never touches the emergency
+/// reserves.
+pub(crate) fn gfp_packet() -> Flags {
+    GFP_NOWAIT | __GFP_NOMEMALLOC | __GFP_NOWARN
+}
+
+/// CLOCK_MONOTONIC in ns.
+pub(crate) fn now() -> u64 {
+    // SAFETY: No requirement.
+    u64::try_from(unsafe { bindings::ktime_get() }).unwrap_or(0)
+}
+
+/// Whether the caller may exceed `tcp_pcap_packets_max`: CAP_NET_ADMIN in the initial user
+/// namespace.
+pub(crate) fn may_exceed_max() -> bool {
+    // SAFETY: Called in process context only, by the option handler.
+    unsafe { bindings::capable(bindings::CAP_NET_ADMIN as c_int) }
+}
+
+/// Switches the hooks on. May sleep.
+pub(crate) fn enable() {
+    // SAFETY: No requirement but that it may sleep, which the option handler may.
+    unsafe { bindings::tcp_pcap_enable() }
+}
+
+/// Runs `f` with the socket locked by the caller. May sleep.
+///
+/// # Safety
+///
+/// `sk` is a valid TCP socket that the caller does not own, in process context.
+pub(super) unsafe fn with_lock<R>(sk: *mut bindings::sock, f: impl FnOnce(&TcpSock) -> R) -> R {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        bindings::sockopt_lock_sock(sk);
+        let r = f(TcpSock::from_raw(sk));
+        bindings::sockopt_release_sock(sk);
+        r
+    }
+}
+
+/// The acknowledgement number and the flags with which TCP treats a received packet
+/// (`TCP_SKB_CB()`), if they are not those of its header: after a merge in the backlog they are
+/// those of the last segment, the header's those of the first.
+pub(crate) fn merged_ack_and_flags(skb: &SkBuff) -> Option<(u32, u8)> {
+    // SAFETY: The hooks in the receive path come after `tcp_v4_fill_cb()` or its IPv6 counterpart,
+    // which write all of it; the control buffer is aligned to 8 bytes and large enough.
+    let (ack, flags) = unsafe {
+        let cb = addr_of!((*skb.as_raw()).cb).cast::<bindings::tcp_skb_cb>();
+        ((*cb).ack_seq, (*cb).tcp_flags as u8)
+    };
+    let tcp = skb.linear();
+    let same = tcp.get(8..12) == Some(&ack.to_be_bytes()) && tcp.get(13) == Some(&flags);
+    (!same).then_some((ack, flags))
+}

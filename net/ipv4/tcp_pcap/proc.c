@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * TCP_PCAP: /proc/net/tcp_pcap, the limits of the host; and TcpExtTCPPcap* in
+ * /proc/net/netstat, the counters of a network namespace.
+ */
+#include <linux/proc_fs.h>
+#include <linux/seq_file.h>
+#include <net/net_namespace.h>
+#include <net/tcp_pcap.h>
+
+static const struct {
+	const char *name;
+	enum tcp_pcap_mib mib;
+} mib_names[] = {
+	{ "TCPPcapCaptured", TCP_PCAP_MIB_CAPTURED },
+	{ "TCPPcapLost", TCP_PCAP_MIB_LOST },
+	{ "TCPPcapNoHistory", TCP_PCAP_MIB_NO_HISTORY },
+	{ "TCPPcapReclaimedPackets", TCP_PCAP_MIB_RECLAIMED_PACKETS },
+	{ "TCPPcapReclaimedPages", TCP_PCAP_MIB_RECLAIMED_PAGES },
+	{ "TCPPcapHdrSnaplen", TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_SNAPLEN },
+	{ "TCPPcapHdrUnreadable", TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_UNREADABLE },
+	{ "TCPPcapHdrZerocopy", TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_ZEROCOPY },
+	{ "TCPPcapHdrShared", TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_SHARED },
+	{ "TCPPcapHdrPfmemalloc", TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_PFMEMALLOC },
+	{ "TCPPcapHdrLimit", TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_LIMIT },
+	{ "TCPPcapHdrDecrypted", TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_DECRYPTED },
+	{ "TCPPcapHdrLinear", TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_LINEAR },
+	{ "TCPPcapHdrFragList", TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_FRAG_LIST },
+	{ "TCPPcapHdrPressure", TCP_PCAP_MIB_WHY + TCP_PCAP_WHY_PRESSURE },
+};
+
+/* Further fields of the TcpExt line, since readers expect one line of that name. */
+void tcp_pcap_netstat_names(struct seq_file *seq)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(mib_names); i++)
+		seq_printf(seq, " %s", mib_names[i].name);
+}
+
+void tcp_pcap_netstat_values(struct seq_file *seq, const struct net *net)
+{
+	int cpu, i;
+
+	for (i = 0; i < ARRAY_SIZE(mib_names); i++) {
+		const struct tcp_pcap_mibs *mibs;
+		unsigned long sum = 0;
+
+		for_each_possible_cpu(cpu) {
+			mibs = per_cpu_ptr(net->ipv4.tcp_pcap_mibs, cpu);
+			sum += READ_ONCE(mibs->mibs[mib_names[i].mib]);
+		}
+		seq_printf(seq, " %lu", sum);
+	}
+}
+
+static void show_account(struct seq_file *seq, const char *name,
+			 const struct tcp_pcap_account *account,
+			 enum tcp_pcap_resource res, enum tcp_pcap_payer payer)
+{
+	unsigned long refused = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		const struct tcp_pcap_stock *stock;
+
+		stock = per_cpu_ptr(&tcp_pcap_stocks, cpu);
+		refused += atomic_long_read(&stock->refused[res][payer]);
+	}
+	seq_printf(seq, "%-16s %12lu %12lu %12lu %12lu\n", name,
+		   tcp_pcap_used(res, payer), READ_ONCE(account->max),
+		   (unsigned long)atomic_long_read(&account->peak), refused);
+}
+
+static int tcp_pcap_seq_show(struct seq_file *seq, void *v)
+{
+	long packets = 0, payloads = 0;
+	unsigned long reclaimed_packets = 0, reclaimed_payloads = 0;
+	unsigned long reclaimed_pages = 0;
+	int cpu;
+
+	seq_printf(seq, "%-16s %12s %12s %12s %12s\n",
+		   "account", "used", "max", "peak", "refused");
+	show_account(seq, "frags", &tcp_pcap_frags,
+		     TCP_PCAP_FRAGS, TCP_PCAP_HOST);
+	show_account(seq, "frags_containers", &tcp_pcap_frags_containers,
+		     TCP_PCAP_FRAGS, TCP_PCAP_CONTAINERS);
+	show_account(seq, "mem", &tcp_pcap_mem,
+		     TCP_PCAP_MEM, TCP_PCAP_HOST);
+	show_account(seq, "mem_containers", &tcp_pcap_mem_containers,
+		     TCP_PCAP_MEM, TCP_PCAP_CONTAINERS);
+
+	for_each_possible_cpu(cpu) {
+		const struct tcp_pcap_stock *stock;
+
+		stock = per_cpu_ptr(&tcp_pcap_stocks, cpu);
+		packets += atomic_long_read(&stock->packets);
+		payloads += atomic_long_read(&stock->payloads);
+		reclaimed_packets += atomic_long_read(&stock->reclaimed_packets);
+		reclaimed_payloads += atomic_long_read(&stock->reclaimed_payloads);
+		reclaimed_pages += atomic_long_read(&stock->reclaimed_pages);
+	}
+	seq_printf(seq, "packets %ld\npayloads %ld\n",
+		   max(packets, 0L), max(payloads, 0L));
+	seq_printf(seq, "reclaimed_packets %lu\nreclaimed_payloads %lu\n",
+		   reclaimed_packets, reclaimed_payloads);
+	seq_printf(seq, "reclaimed_pages %lu\n", reclaimed_pages);
+	return 0;
+}
+
+/* In the initial namespace only: the limits are those of the host. */
+int __init tcp_pcap_proc_init(void)
+{
+	if (!proc_create_single("tcp_pcap", 0444, init_net.proc_net,
+				tcp_pcap_seq_show))
+		return -ENOMEM;
+	return 0;
+}

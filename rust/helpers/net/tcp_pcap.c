@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#ifdef CONFIG_TCP_PCAP
+
+#include <net/tcp_pcap.h>
+
+__rust_helper struct tcp_pcap_stock *rust_helper_tcp_pcap_this_stock(void)
+{
+	return tcp_pcap_this_stock();
+}
+
+__rust_helper struct tcp_pcap_stock *rust_helper_tcp_pcap_stock_of(unsigned int cpu)
+{
+	return tcp_pcap_stock_of(cpu);
+}
+
+__rust_helper void rust_helper_tcp_pcap_count(const struct net *net, enum tcp_pcap_mib mib,
+					      unsigned long n)
+{
+	tcp_pcap_count(net, mib, n);
+}
+
+#endif

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Shrinkers: caches that give memory back when it is short.
+//!
+//! A type that implements [`Shrinker`] counts and frees objects of a cache; a [`Registration`]
+//! makes it known to memory reclaim, until it is dropped.
+//!
+//! C header: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h)
+
+use crate::{
+    alloc::AllocError,
+    bindings,
+    prelude::*,
+    types::ForeignOwnable, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+
+/// A cache that can be asked to free objects.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{
+///     prelude::*,
+///     shrinker::{Count, Registration, Scan, ShrinkControl, Shrinker},
+///     sync::{atomic::{Atomic, Relaxed}, Arc},
+/// };
+///
+/// struct Numbers;
+///
+/// impl Shrinker for Numbers {
+///     type Data = Arc<Atomic<u64>>;
+///
+///     fn count(left: <Self::Data as kernel::types::ForeignOwnable>::Borrowed<'_>,
+///              _: &ShrinkControl<'_>) -> Count {
+///         Count::objects(left.load(Relaxed) as usize)
+///     }
+///
+///     fn scan(left: <Self::Data as kernel::types::ForeignOwnable>::Borrowed<'_>,
+///             control: &ShrinkControl<'_>) -> Scan {
+///         let freed = control.nr_to_scan().min(left.load(Relaxed) as usize);
+///         left.fetch_sub(freed as u64, Relaxed);
+///         Scan::Freed(freed)
+///     }
+/// }
+///
+/// let left = Arc::new(Atomic::new(3u64), GFP_KERNEL)?;
+/// let shrinker = Registration::<Numbers>::new(c"example", left.clone())?;
+/// // It is asked under memory pressure from here on, until:
+/// drop(shrinker);
+/// # Ok::<(), Error>(())
+/// ```
+pub trait Shrinker: 'static {
+    /// What the callbacks get. They may run at the same time on several CPUs.
+    type Data: ForeignOwnable + Send + Sync;
+
+    /// Objects that [`Self::scan`] is asked to free at once; 0 for the default.
+    const BATCH: c_long = 0;
+
+    /// What it costs to make an object again, by the number of disk seeks.
+    const SEEKS: c_int = bindings::DEFAULT_SEEKS as c_int;
+
+    /// Estimates how many objects can be freed. Should be cheap, and look for no deadlocks.
+    ///
+    /// Context: may sleep if `control` says so; may be called by any allocation that may reclaim,
+    /// with the locks of the allocating code held.
+    fn count(
+        data: <Self::Data as ForeignOwnable>::Borrowed<'_>,
+        control: &ShrinkControl<'_>,
+    ) -> Count;
+
+    /// Tries to free [`ShrinkControl::nr_to_scan`] objects.
+    ///
+    /// Context: as [`Self::count`].
+    fn scan(
+        data: <Self::Data as ForeignOwnable>::Borrowed<'_>,
+        control: &ShrinkControl<'_>,
+    ) -> Scan;
+}
+
+/// What [`Shrinker::count`] says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Count {
+    /// There is nothing to free.
+    Empty,
+    /// Not known, or not to be freed at this time.
+    Skip,
+    /// About so many objects can be freed.
+    Objects(usize),
+}
+
+impl Count {
+    /// `n` objects, or none.
+    pub const fn objects(n: usize) -> Self {
+        match n {
+            0 => Self::Empty,
+            n => Self::Objects(n),
+        }
+    }
+
+    fn as_raw(self) -> c_ulong {
+        match self {
+            Self::Empty => SHRINK_EMPTY,
+            Self::Skip => 0,
+            // A large number must not be taken for one that means something else.
+            Self::Objects(n) => n.min(SHRINK_EMPTY - 1),
+        }
+    }
+}
+
+/// What [`Shrinker::scan`] says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scan {
+    /// So many objects were freed.
+    Freed(usize),
+    /// None can be freed in this context; it is not asked again in it.
+    Stop,
+}
+
+impl Scan {
+    fn as_raw(self) -> c_ulong {
+        match self {
+            Self::Freed(n) => n.min(SHRINK_EMPTY - 1),
+            Self::Stop => SHRINK_STOP,
+        }
+    }
+}
+
+// The C constants have casts, which bindgen does not follow.
+const SHRINK_STOP: c_ulong = c_ulong::MAX;
+const SHRINK_EMPTY: c_ulong = c_ulong::MAX - 1;
+
+/// What is asked of a shrinker: `struct shrink_control`.
+///
+/// # Invariants
+///
+/// Points at a `struct shrink_control` that is valid for `'a`.
+pub struct ShrinkControl<'a> {
+    control: NonNull<bindings::shrink_control>,
+    _control: PhantomData<&'a bindings::shrink_control>,
+}
+
+impl ShrinkControl<'_> {
+    /// Number of objects to free.
+    #[inline]
+    pub fn nr_to_scan(&self) -> usize {
+        // SAFETY: By the type invariant.
+        unsafe { (*self.control.as_ptr()).nr_to_scan }
+    }
+
+    /// NUMA node to free memory of.
+    #[inline]
+    pub fn nid(&self) -> i32 {
+        // SAFETY: By the type invariant.
+        unsafe { (*self.control.as_ptr()).nid }
+    }
+}
+
+/// Tells the reclaim that goes on in this task, if one does, that pages were freed.
+///
+/// For pages that are neither of the page cache nor of a slab: a reclaim that sees no page freed
+/// gives up.
+#[inline]
+pub fn account_reclaimed_pages(pages: usize) {
+    // SAFETY: No requirement.
+    unsafe { bindings::mm_account_reclaimed_pages(pages) }
+}
+
+/// A registered shrinker; unregistered when dropped, after the callbacks have ended.
+///
+/// # Invariants
+///
+/// `shrinker` is registered with the callbacks of `T`, and its `private_data` is from
+/// `T::Data::into_foreign`.
+pub struct Registration<T: Shrinker> {
+    shrinker: NonNull<bindings::shrinker>,
+    _shrinker: PhantomData<T>,
+}
+
+// SAFETY: It can be unregistered on any CPU, and the data are `Send`.
+unsafe impl<T: Shrinker> Send for Registration<T> {}
+// SAFETY: Nothing can be done with a reference to it.
+unsafe impl<T: Shrinker> Sync for Registration<T> {}
+
+impl<T: Shrinker> Registration<T> {
+    /// Registers a shrinker. With debugfs, it is found there under its name.
+    ///
+    /// Context: may sleep.
+    ///
+    /// # Errors
+    ///
+    /// `AllocError` if there is no memory for it; `data` is dropped then.
+    pub fn new(name: &'static CStr, data: T::Data) -> Result<Self, AllocError> {
+        // SAFETY: The format takes one string.
+        let shrinker =
+            unsafe { bindings::shrinker_alloc(0, c"%s".as_char_ptr(), name.as_char_ptr()) };
+        let shrinker = NonNull::new(shrinker).ok_or(AllocError)?;
+        // SAFETY: It was just allocated, and nobody else knows it before it is registered.
+        unsafe {
+            let s = shrinker.as_ptr();
+            (*s).count_objects = Some(count::<T>);
+            (*s).scan_objects = Some(scan::<T>);
+            (*s).batch = T::BATCH;
+            (*s).seeks = T::SEEKS;
+            (*s).private_data = data.into_foreign();
+            bindings::shrinker_register(s);
+        }
+        // INVARIANT: Just so registered.
+        Ok(Self {
+            shrinker,
+            _shrinker: PhantomData,
+        })
+    }
+}
+
+impl<T: Shrinker> Drop for Registration<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. `shrinker_free` waits for the callbacks to end, after
+        // which nobody uses the data.
+        unsafe {
+            let data = (*self.shrinker.as_ptr()).private_data;
+            bindings::shrinker_free(self.shrinker.as_ptr());
+            drop(T::Data::from_foreign(data));
+        }
+    }
+}
+
+/// # Safety
+///
+/// Called by the C code for a shrinker of a [`Registration<T>`], with a valid control.
+unsafe extern "C" fn count<T: Shrinker>(
+    shrinker: *mut bindings::shrinker,
+    control: *mut bindings::shrink_control,
+) -> c_ulong {
+    // SAFETY: The data of a registered shrinker are valid, and not dropped before it is freed.
+    let data = unsafe { T::Data::borrow((*shrinker).private_data) };
+    let control = ShrinkControl {
+        // SAFETY: By the safety requirements it is not null.
+        // INVARIANT: By the safety requirements.
+        control: unsafe { NonNull::new_unchecked(control) },
+        _control: PhantomData,
+    };
+    T::count(data, &control).as_raw()
+}
+
+/// # Safety
+///
+/// As [`count`].
+unsafe extern "C" fn scan<T: Shrinker>(
+    shrinker: *mut bindings::shrinker,
+    control: *mut bindings::shrink_control,
+) -> c_ulong {
+    // SAFETY: As in `count`.
+    let data = unsafe { T::Data::borrow((*shrinker).private_data) };
+    let control = ShrinkControl {
+        // SAFETY: By the safety requirements it is not null.
+        // INVARIANT: By the safety requirements.
+        control: unsafe { NonNull::new_unchecked(control) },
+        _control: PhantomData,
+    };
+    T::scan(data, &control).as_raw()
+}
+
+#[macros::kunit_tests(rust_shrinker)]
+mod tests {
+    use super::*;
+    use crate::sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    };
+
+    struct Objects;
+
+    impl Shrinker for Objects {
+        type Data = Arc<Atomic<u64>>;
+
+        fn count(
+            left: <Self::Data as ForeignOwnable>::Borrowed<'_>,
+            _: &ShrinkControl<'_>,
+        ) -> Count {
+            Count::objects(left.load(Relaxed) as usize)
+        }
+
+        fn scan(
+            left: <Self::Data as ForeignOwnable>::Borrowed<'_>,
+            control: &ShrinkControl<'_>,
+        ) -> Scan {
+            let now = left.load(Relaxed);
+            if now == 0 {
+                return Scan::Stop;
+            }
+            let freed = now.min(control.nr_to_scan() as u64);
+            left.fetch_sub(freed, Relaxed);
+            Scan::Freed(freed as usize)
+        }
+    }
+
+    /// What C sees of a shrinker.
+    fn ask(shrinker: &Registration<Objects>, nr_to_scan: usize) -> (c_ulong, c_ulong) {
+        let mut control = bindings::shrink_control {
+            nr_to_scan,
+            ..Default::default()
+        };
+        let s = shrinker.shrinker.as_ptr();
+        // SAFETY: A registered shrinker with these callbacks, and a valid control.
+        unsafe {
+            (
+                count::<Objects>(s, &mut control),
+                scan::<Objects>(s, &mut control),
+            )
+        }
+    }
+
+    #[test]
+    fn counts_and_frees_through_c() -> Result {
+        let left = Arc::new(Atomic::new(5u64), GFP_KERNEL)?;
+        let shrinker = Registration::<Objects>::new(c"rust-kunit", left.clone())?;
+        // SAFETY: It is registered.
+        let callback = unsafe { (*shrinker.shrinker.as_ptr()).count_objects };
+        assert!(callback.is_some());
+        assert_eq!(ask(&shrinker, 3), (5, 3));
+        assert_eq!(ask(&shrinker, 3), (2, 2));
+        assert_eq!(ask(&shrinker, 3), (SHRINK_EMPTY, SHRINK_STOP));
+        left.store(4, Relaxed);
+        assert_eq!(ask(&shrinker, 9), (4, 4));
+        Ok(())
+    }
+
+    #[test]
+    fn data_are_dropped_with_the_registration() -> Result {
+        let left = Arc::new(Atomic::new(1u64), GFP_KERNEL)?;
+        let shrinker = Registration::<Objects>::new(c"rust-kunit", left.clone())?;
+        drop(shrinker);
+        // It is the only reference again.
+        assert!(Arc::into_unique_or_drop(left).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn large_counts_are_not_special_values() {
+        assert_eq!(Count::objects(0).as_raw(), SHRINK_EMPTY);
+        assert_eq!(Count::Skip.as_raw(), 0);
+        assert!(Count::objects(usize::MAX).as_raw() < SHRINK_EMPTY);
+        assert!(Scan::Freed(usize::MAX).as_raw() < SHRINK_EMPTY);
+        assert_eq!(Scan::Stop.as_raw(), SHRINK_STOP);
+    }
+}
