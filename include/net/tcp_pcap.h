@@ -13,7 +13,8 @@
  * and at &sk_buff.head lies a struct tcp_pcap_rec, then (at &sk_buff.data) the
  * packet from its IP header on.
  *
- * Readers depend on this layout. Whoever changes it raises TCP_PCAP_VERSION.
+ * Readers depend on this layout. Whoever changes what a released kernel has
+ * raises TCP_PCAP_VERSION.
  */
 #ifndef _NET_TCP_PCAP_H
 #define _NET_TCP_PCAP_H
@@ -234,11 +235,14 @@ static_assert(offsetofend(struct tcp_pcap_rec, reserved2) ==
  * @reclaimed: packets given back under memory pressure, or because a limit was
  *   lowered
  * @stripped: packets of which the payload was given back so
+ * @payloads: about how many records in the slots keep pages in memory; not less
+ *   than there are
  * @head: for the records of SYN and SYN-ACK; unused
  *
  * Written by the owner of the socket, but for @reclaimed and @stripped, which
- * are written under the lock of the shard; slots change hands by xchg(). When
- * nobody is at work: @captured == @evicted + @reclaimed + records in the slots.
+ * are written under the lock of the shard, and @payloads; slots change hands by
+ * xchg(). When nobody is at work: @captured == @evicted + @reclaimed + records
+ * in the slots.
  */
 struct tcp_pcap_ring {
 	struct sk_buff	***chunks;
@@ -251,6 +255,7 @@ struct tcp_pcap_ring {
 	u64		lost;
 	u64		reclaimed;
 	u64		stripped;
+	atomic64_t	payloads;
 	struct sk_buff	*head[2];
 };
 
@@ -265,9 +270,11 @@ struct tcp_pcap_ring {
  * @size_out: packets to keep of those sent, as configured
  * @shard: index of the shard that lists it
  * @flags: enum tcp_pcap_capture_flags
- * @pass: the pass of reclaim that looked at it last; under the shard's lock
- * @scanned: slots that @pass has looked at, %TCP_PCAP_SCANNED_ALL when it is
- *   done; under the shard's lock
+ * @round: the round of reclaim that looked at it last; this and the next two
+ *   under the shard's lock
+ * @scanned: rings that @round is done with, %TCP_PCAP_SCANNED_ALL when it is
+ *   done with all
+ * @scan_serial: packet at which @round goes on in the next ring
  * @stamp: last activity, CLOCK_MONOTONIC in ns
  * @netns_cookie: &net.net_cookie of the socket
  * @node: in &tcp_pcap_shard.captures
@@ -283,8 +290,9 @@ struct tcp_pcap {
 	u32			size_out;
 	u16			shard;
 	u16			flags;
-	u32			pass;
+	u32			round;
 	u32			scanned;
+	u64			scan_serial;
 	u64			stamp;
 	u64			netns_cookie;
 	struct list_head	node;
@@ -304,7 +312,8 @@ struct tcp_pcap_shard {
 
 /**
  * struct tcp_pcap_account - one limit
- * @reserved: charged, and what the CPUs have in stock: never above @max
+ * @reserved: charged, and what the CPUs have in stock: never above @max, but
+ *   while a lowered @max is being enforced
  * @max: the limit
  * @peak: highest @reserved so far
  * @batch: what a CPU reserves for its stock, 0 if @max is too small for stocks
@@ -347,7 +356,9 @@ enum tcp_pcap_resource {
 /**
  * struct tcp_pcap_stock - what a CPU reserved in the accounts and has not
  * charged, and what it counted
- * @left: reserved by this CPU and not charged
+ * @left: reserved by this CPU for the host and not charged, by enum
+ *   tcp_pcap_resource
+ * @left_containers: the same for containers
  * @packets: records made less records freed on this CPU; the sum of all CPUs
  *   counts
  * @payloads: the same of records that keep pages in memory
@@ -357,10 +368,14 @@ enum tcp_pcap_resource {
  * @reclaimed_pages: pages given back with both
  */
 struct tcp_pcap_stock {
-	atomic_long_t	left[TCP_PCAP_RESOURCES][TCP_PCAP_PAYERS];
+	atomic_long_t	left[TCP_PCAP_RESOURCES];
 	atomic_long_t	packets;
 	atomic_long_t	payloads;
-	/* Others look for stock above at the limit, where these are written. */
+	/* At the limit others look for stock, and these are written: each has a
+	 * line of its own.
+	 */
+	atomic_long_t	left_containers[TCP_PCAP_RESOURCES]
+			____cacheline_aligned_in_smp;
 	atomic_long_t	refused[TCP_PCAP_RESOURCES][TCP_PCAP_PAYERS]
 			____cacheline_aligned_in_smp;
 	atomic_long_t	reclaimed_packets;
@@ -406,6 +421,7 @@ extern struct tcp_pcap_account tcp_pcap_mem;	/* bytes */
 extern struct tcp_pcap_account tcp_pcap_mem_containers;
 DECLARE_PER_CPU_ALIGNED(struct tcp_pcap_stock, tcp_pcap_stocks);
 extern int sysctl_tcp_pcap_aggressive_free;
+extern spinlock_t tcp_pcap_reclaim_lock;
 
 DECLARE_STATIC_KEY_FALSE(tcp_pcap_key);
 
@@ -422,7 +438,7 @@ void __tcp_pcap_listen(struct sock *sk);
 void __tcp_pcap_disconnect(struct sock *sk);
 void __tcp_pcap_destroy(struct sock *sk);
 int tcp_pcap_enforce(enum tcp_pcap_resource res);
-int tcp_pcap_reclaim_init(void);
+int tcp_pcap_register_shrinker(void);
 
 /* net/ipv4/tcp_pcap/glue.c */
 void tcp_pcap_set_max(enum tcp_pcap_resource res, unsigned long max);
@@ -449,7 +465,12 @@ static inline struct tcp_pcap_stock *tcp_pcap_stock_of(unsigned int cpu)
 static inline void tcp_pcap_count(const struct net *net, enum tcp_pcap_mib mib,
 				  unsigned long n)
 {
-	this_cpu_add(net->ipv4.tcp_pcap_mibs->mibs[mib], n);
+	struct tcp_pcap_mibs __percpu *mibs;
+
+	/* NULL once the namespace is on its way out. */
+	mibs = READ_ONCE(net->ipv4.tcp_pcap_mibs);
+	if (likely(mibs))
+		this_cpu_add(mibs->mibs[mib], n);
 }
 
 #ifdef CONFIG_SYSCTL

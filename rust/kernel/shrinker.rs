@@ -40,10 +40,8 @@ use core::{
 ///     }
 ///
 ///     fn scan(left: <Self::Data as kernel::types::ForeignOwnable>::Borrowed<'_>,
-///             control: &ShrinkControl<'_>) -> Scan {
-///         let freed = control.nr_to_scan().min(left.load(Relaxed) as usize);
-///         left.fetch_sub(freed as u64, Relaxed);
-///         Scan::Freed(freed)
+///             _: &ShrinkControl<'_>) -> Scan {
+///         Scan::Freed(left.xchg(0, Relaxed) as usize)
 ///     }
 /// }
 ///
@@ -58,15 +56,15 @@ pub trait Shrinker: 'static {
     type Data: ForeignOwnable + Send + Sync;
 
     /// Objects that [`Self::scan`] is asked to free at once; 0 for the default.
-    const BATCH: c_long = 0;
+    const BATCH: u32 = 0;
 
     /// What it costs to make an object again, by the number of disk seeks.
-    const SEEKS: c_int = bindings::DEFAULT_SEEKS as c_int;
+    const SEEKS: u32 = bindings::DEFAULT_SEEKS;
 
     /// Estimates how many objects can be freed. Should be cheap, and look for no deadlocks.
     ///
-    /// Context: may sleep if `control` says so; may be called by any allocation that may reclaim,
-    /// with the locks of the allocating code held.
+    /// Context: that of any allocation that may reclaim, with the locks of the allocating code
+    /// held. It may not be allowed to enter the file system, or to do I/O.
     fn count(
         data: <Self::Data as ForeignOwnable>::Borrowed<'_>,
         control: &ShrinkControl<'_>,
@@ -105,8 +103,8 @@ impl Count {
         match self {
             Self::Empty => SHRINK_EMPTY,
             Self::Skip => 0,
-            // A large number must not be taken for one that means something else.
-            Self::Objects(n) => n.min(SHRINK_EMPTY - 1),
+            // C calculates with it as a signed number.
+            Self::Objects(n) => n.min(c_long::MAX as c_ulong),
         }
     }
 }
@@ -123,7 +121,7 @@ pub enum Scan {
 impl Scan {
     fn as_raw(self) -> c_ulong {
         match self {
-            Self::Freed(n) => n.min(SHRINK_EMPTY - 1),
+            Self::Freed(n) => n.min(c_long::MAX as c_ulong),
             Self::Stop => SHRINK_STOP,
         }
     }
@@ -203,8 +201,8 @@ impl<T: Shrinker> Registration<T> {
             let s = shrinker.as_ptr();
             (*s).count_objects = Some(count::<T>);
             (*s).scan_objects = Some(scan::<T>);
-            (*s).batch = T::BATCH;
-            (*s).seeks = T::SEEKS;
+            (*s).batch = T::BATCH as c_long;
+            (*s).seeks = T::SEEKS as c_int;
             (*s).private_data = data.into_foreign();
             bindings::shrinker_register(s);
         }
@@ -343,8 +341,8 @@ mod tests {
     fn large_counts_are_not_special_values() {
         assert_eq!(Count::objects(0).as_raw(), SHRINK_EMPTY);
         assert_eq!(Count::Skip.as_raw(), 0);
-        assert!(Count::objects(usize::MAX).as_raw() < SHRINK_EMPTY);
-        assert!(Scan::Freed(usize::MAX).as_raw() < SHRINK_EMPTY);
+        assert!((Count::objects(usize::MAX).as_raw() as c_long) > 0);
+        assert!((Scan::Freed(usize::MAX).as_raw() as c_long) > 0);
         assert_eq!(Scan::Stop.as_raw(), SHRINK_STOP);
     }
 }

@@ -24,6 +24,8 @@ struct tcp_pcap_account tcp_pcap_mem;
 struct tcp_pcap_account tcp_pcap_mem_containers;
 DEFINE_PER_CPU_ALIGNED(struct tcp_pcap_stock, tcp_pcap_stocks);
 int sysctl_tcp_pcap_aggressive_free = 1;
+/* Protects the state of reclaim, which Rust has; taken before that of a shard. */
+DEFINE_SPINLOCK(tcp_pcap_reclaim_lock);
 
 /* Switched on with the first history, and never off: neither a packet nor a
  * close has to wait for it.
@@ -38,14 +40,16 @@ void tcp_pcap_free_rcu(struct tcp_pcap *pcap)
 	kfree_rcu(pcap, rcu);
 }
 
-/* No CPU may hold back more than this, in pages and bytes. */
+/* What a CPU reserves at a time, in pages and bytes. It keeps up to twice as
+ * much for each payer.
+ */
 #define FRAGS_BATCH_MAX	128
 #define MEM_BATCH_MAX	(64 * 1024)
 
 static void set_account(struct tcp_pcap_account *account, unsigned long max,
 			unsigned long batch_max)
 {
-	/* All stocks together are an eighth of a small limit at most. */
+	/* With one payer, all stocks are an eighth of a small limit at most. */
 	unsigned long batch = max / (16 * num_possible_cpus());
 
 	WRITE_ONCE(account->batch, min(batch, batch_max));
@@ -63,6 +67,10 @@ void tcp_pcap_set_max(enum tcp_pcap_resource res, unsigned long max)
 		set_account(&tcp_pcap_mem_containers, max / 4, MEM_BATCH_MAX);
 		set_account(&tcp_pcap_mem, max, MEM_BATCH_MAX);
 	}
+	/* Whoever reserves more either sees the new limit afterwards, and takes
+	 * that back, or is seen by tcp_pcap_enforce().
+	 */
+	smp_mb();
 }
 
 /* What is charged to an account; never more than what is reserved in it. While
@@ -86,22 +94,44 @@ unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
 		const struct tcp_pcap_stock *stock;
 
 		stock = per_cpu_ptr(&tcp_pcap_stocks, cpu);
-		used -= atomic_long_read(&stock->left[res][TCP_PCAP_CONTAINERS]);
+		used -= atomic_long_read(&stock->left_containers[res]);
 		/* The host's account has what all have in stock. */
 		if (payer == TCP_PCAP_HOST)
-			used -= atomic_long_read(&stock->left[res][TCP_PCAP_HOST]);
+			used -= atomic_long_read(&stock->left[res]);
 	}
 	return max(used, 0L);
 }
 
+static int __net_init tcp_pcap_mibs_net_init(struct net *net)
+{
+	net->ipv4.tcp_pcap_mibs = alloc_percpu(struct tcp_pcap_mibs);
+	return net->ipv4.tcp_pcap_mibs ? 0 : -ENOMEM;
+}
+
+/* Sockets of the kernel's own may be left in the namespace, and their histories
+ * in the shards: from here on nobody counts for it.
+ */
+static void __net_exit tcp_pcap_mibs_net_pre_exit(struct net *net)
+{
+	net->ipv4.tcp_pcap_dying_mibs = net->ipv4.tcp_pcap_mibs;
+	WRITE_ONCE(net->ipv4.tcp_pcap_mibs, NULL);
+}
+
+static void __net_exit tcp_pcap_mibs_net_exit(struct net *net)
+{
+	/* Not NULL if another part of the namespace could not be set up. */
+	free_percpu(net->ipv4.tcp_pcap_mibs);
+	free_percpu(net->ipv4.tcp_pcap_dying_mibs);
+}
+
+static struct pernet_operations tcp_pcap_mibs_ops = {
+	.init = tcp_pcap_mibs_net_init,
+	.pre_exit = tcp_pcap_mibs_net_pre_exit,
+	.exit = tcp_pcap_mibs_net_exit,
+};
+
 static int __net_init tcp_pcap_net_init(struct net *net)
 {
-	int err;
-
-	net->ipv4.tcp_pcap_mibs = alloc_percpu(struct tcp_pcap_mibs);
-	if (!net->ipv4.tcp_pcap_mibs)
-		return -ENOMEM;
-
 	/* As with tcp_rmem, a new namespace starts with the host's values: otherwise no container
 	 * would ever be covered.
 	 */
@@ -117,16 +147,12 @@ static int __net_init tcp_pcap_net_init(struct net *net)
 		net->ipv4.sysctl_tcp_pcap_snaplen =
 			READ_ONCE(init_net.ipv4.sysctl_tcp_pcap_snaplen);
 	}
-	err = tcp_pcap_sysctl_net_init(net);
-	if (err)
-		free_percpu(net->ipv4.tcp_pcap_mibs);
-	return err;
+	return tcp_pcap_sysctl_net_init(net);
 }
 
 static void __net_exit tcp_pcap_net_exit(struct net *net)
 {
 	tcp_pcap_sysctl_net_exit(net);
-	free_percpu(net->ipv4.tcp_pcap_mibs);
 }
 
 static struct pernet_operations tcp_pcap_net_ops = {
@@ -177,7 +203,10 @@ static int __init tcp_pcap_init(void)
 	tcp_pcap_set_max(TCP_PCAP_FRAGS, pages / 32);
 	tcp_pcap_set_max(TCP_PCAP_MEM, pages / 64 * PAGE_SIZE);
 
-	return 0;
+	/* The first to come is the last to go when a namespace ends. Without
+	 * it nothing is counted.
+	 */
+	return register_pernet_subsys(&tcp_pcap_mibs_ops);
 }
 
 /* Before anybody can have a socket. */
@@ -185,7 +214,7 @@ core_initcall(tcp_pcap_init);
 
 static int __init tcp_pcap_late_init(void)
 {
-	int err = tcp_pcap_reclaim_init();
+	int err = tcp_pcap_register_shrinker();
 
 	if (err)
 		pr_warn("TCP: tcp_pcap: memory pressure will free no packets: error %d\n",

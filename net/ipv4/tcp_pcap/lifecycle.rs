@@ -177,14 +177,6 @@ pub(crate) fn disconnect(sk: &TcpSock, owner: &mut Owner<'_>) {
     provide_slots(sk, owner);
 }
 
-/// A limit was lowered so far that there is no memory for the packets of this socket, nor for
-/// their slots. Later packets are recorded when there is memory again.
-pub(crate) fn give_back_slots(owner: &mut Owner<'_>) {
-    for dir in Dir::ALL {
-        drop(owner.ring(dir).reclaim_slots());
-    }
-}
-
 /// A limit was lowered so far that there is no memory for the history of this socket.
 pub(crate) fn give_back(sk: &TcpSock, owner: Owner<'_>) {
     Netns::of(sk).count(Mib::NoHistory, 1);

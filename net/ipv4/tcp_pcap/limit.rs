@@ -122,7 +122,9 @@ fn grow(resource: Resource, payer: Payer, n: i64) -> Result<(), Payer> {
     }
     if !grow_one(Account::of(resource, Payer::Host), n) {
         if payer == Payer::Containers {
-            Account::of(resource, payer).reserved().add(-n, Relaxed);
+            Account::of(resource, payer)
+                .reserved()
+                .add(n.wrapping_neg(), Relaxed);
         }
         return Err(Payer::Host);
     }
@@ -131,13 +133,19 @@ fn grow(resource: Resource, payer: Payer, n: i64) -> Result<(), Payer> {
 
 /// Reserves `n` in one account, if that does not exceed its maximum.
 fn grow_one(account: &Account, n: i64) -> bool {
-    let max = account.max();
-    let mut now = account.reserved().load(Relaxed);
+    let reserved = account.reserved();
+    let mut now = reserved.load(Relaxed);
     loop {
-        let Some(more) = now.checked_add(n).filter(|more| *more <= max) else {
+        let Some(more) = now.checked_add(n).filter(|more| *more <= account.max()) else {
             return false;
         };
-        match account.reserved().cmpxchg(now, more, Full) {
+        match reserved.cmpxchg(now, more, Full) {
+            // The maximum may have been lowered since it was read; whoever did that has not seen
+            // this if it is seen here.
+            Ok(_) if more > account.max() => {
+                reserved.add(n.wrapping_neg(), Relaxed);
+                return false;
+            }
             Ok(_) => {
                 raise(account.peak(), more);
                 return true;
@@ -162,9 +170,11 @@ fn raise(counter: &Atomic<i64>, n: i64) {
 fn give_back(resource: Resource, payer: Payer, n: i64) {
     Account::of(resource, Payer::Host)
         .reserved()
-        .add(-n, Relaxed);
+        .add(n.wrapping_neg(), Relaxed);
     if payer == Payer::Containers {
-        Account::of(resource, payer).reserved().add(-n, Relaxed);
+        Account::of(resource, payer)
+            .reserved()
+            .add(n.wrapping_neg(), Relaxed);
     }
 }
 

@@ -40,15 +40,19 @@ void tcp_pcap_netstat_names(struct seq_file *seq)
 
 void tcp_pcap_netstat_values(struct seq_file *seq, const struct net *net)
 {
+	/* Who reads it holds the namespace, so that it does not go meanwhile. */
+	struct tcp_pcap_mibs __percpu *mibs = net->ipv4.tcp_pcap_mibs;
 	int cpu, i;
 
 	for (i = 0; i < ARRAY_SIZE(mib_names); i++) {
-		const struct tcp_pcap_mibs *mibs;
+		const struct tcp_pcap_mibs *of_cpu;
 		unsigned long sum = 0;
 
 		for_each_possible_cpu(cpu) {
-			mibs = per_cpu_ptr(net->ipv4.tcp_pcap_mibs, cpu);
-			sum += READ_ONCE(mibs->mibs[mib_names[i].mib]);
+			if (!mibs)
+				break;
+			of_cpu = per_cpu_ptr(mibs, cpu);
+			sum += READ_ONCE(of_cpu->mibs[mib_names[i].mib]);
 		}
 		seq_printf(seq, " %lu", sum);
 	}

@@ -1,79 +1,77 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is given back, and in which order: under memory pressure, and when a limit is lowered.
+//! What is given back when memory is short, and in which order.
 //!
 //! An object, to memory reclaim, is a record, or the payload that a record keeps in memory.
 //!
 //! # Order
 //!
 //! Payload goes before records; within that, what belongs to sockets that have been idle for long
-//! goes first. A *pass* goes through all histories: once for each kind of object and age class,
-//! oldest first. One of the limits between the classes is the start of the pass before, so that a
-//! socket which was active since then loses nothing while one that was not has something of that
-//! kind. The histories of a class are found by going through the lists of all shards; each one that
-//! was looked at is marked with the number of the round and put at the end of its list, so that a
-//! round goes on where it stopped, and has seen a list when it finds a marked one at its head.
+//! goes first. A *pass* goes through all histories in *rounds*, one for each age class of each kind
+//! of object, oldest first. One of the limits between the classes is the start of the pass before,
+//! so that a socket which was active since then loses nothing while one that was not has something
+//! of that kind.
+//!
+//! A round finds the histories of its class by going through the lists of all shards. Each one that
+//! it was at is marked with its number and put at the end of its list, so that a round goes on
+//! where it stopped, and has seen a list when it finds a marked one at its head.
 //!
 //! # Locks
 //!
 //! A *step* holds the lock of the state and that of a shard, looks at a limited number of histories
 //! and slots, and puts what it takes into a [`Freed`], which is given back when both locks are
 //! released. The state belongs to all who reclaim: two at the same time take turns in one pass.
-//! When a limit is lowered, only that goes on, because it may concern containers only.
 //!
-//! Reclaim can be entered from any allocation, with a socket locked, so no lock of a socket is
-//! taken, except when the administrator lowers a limit so far that slots and histories have to go.
+//! Reclaim can be entered from any allocation, with sockets locked, so it takes no socket's lock.
 
 use crate::{
     abi::{
-        account::{Payer, Resource, Stock},
-        history::{Counter, Owner},
+        account::{Payer, Stock},
         layout::Dir,
         netns::Mib,
         reclaim::{is_wanted, with_state},
-        shard::{self, HeldSock, Listed},
+        shard::{self, Listed, Scanned},
+        slots::Slots,
         stack::now,
     },
-    lifecycle, limit,
+    limit,
     record::{Freed, Record},
 };
-use core::convert::Infallible;
 use kernel::{
-    net::sock::TcpSock,
     prelude::*,
     shrinker::{account_reclaimed_pages, Count, Registration, Scan, ShrinkControl, Shrinker},
     sync::atomic::Relaxed,
-    time::{delay::fsleep, Delta},
 };
 
 const NS_PER_SEC: u64 = 1_000_000_000;
 
-/// A pass that is older than this is ended early: sockets have become idle since.
-const PASS_MAX: u64 = NS_PER_SEC;
+/// A pass that is older may be ended, because sockets have become idle since it began.
+const PASS_AGE: u64 = NS_PER_SEC;
 
 /// What a step looks at, at most.
-const SLOTS_PER_STEP: u32 = 1024;
+const SLOTS_PER_STEP: u32 = 512;
 const HISTORIES_PER_STEP: u32 = 64;
 
 /// Steps of one call by memory reclaim, which calls again if it wants more.
-const STEPS_PER_SCAN: usize = 1024;
-
-/// Objects freed at a time for a lowered limit, which is checked in between.
-const OBJECTS_AT_ONCE: usize = 16;
+const STEPS_PER_SCAN: usize = 4096;
 
 /// What a round takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     /// Payload; the records stay.
     Payload,
     /// Records, with payload that they got since.
     Record,
 }
 
+/// Number of age classes.
+pub(crate) const CLASSES: usize = 6;
+const LAST_CLASS: usize = CLASSES - 1;
+
 /// Age classes: class `i` is what was active before `ends[i]`, and not before `ends[i - 1]`.
 #[derive(Clone, Copy)]
-struct Ages {
-    ends: [u64; 6],
+pub(crate) struct Ages {
+    ends: [u64; CLASSES],
 }
 
 impl Ages {
@@ -85,49 +83,52 @@ impl Ages {
         Self { ends }
     }
 
-    /// Whether `stamp` is in class `i`; `None` if there is no such class.
-    fn has(&self, i: usize, stamp: u64) -> Option<bool> {
-        let end = *self.ends.get(i)?;
-        let start = i.checked_sub(1).and_then(|i| self.ends.get(i)).copied();
-        Some(stamp < end && stamp >= start.unwrap_or(0))
+    /// The class of what was active at `stamp` last.
+    pub(crate) fn class(&self, stamp: u64) -> usize {
+        self.ends
+            .iter()
+            .position(|end| stamp < *end)
+            .unwrap_or(LAST_CLASS)
     }
 }
 
 /// Goes through the shards, once.
-struct Round {
+pub(crate) struct Round {
     /// Marks the histories that it is done with.
-    id: u32,
+    pub(crate) id: u32,
     shard: u32,
 }
 
 impl Round {
     /// The shard that it is at; `None` if it is through.
-    fn shard(&self) -> Option<u16> {
+    pub(crate) fn shard(&self) -> Option<u16> {
         (self.shard < shard::count()).then_some(self.shard as u16)
+    }
+
+    /// Goes on to the next shard.
+    pub(crate) fn next_shard(&mut self) {
+        self.shard = self.shard.saturating_add(1);
     }
 }
 
 /// Goes through all histories: a round for each age class of each kind of object.
-struct Pass {
+pub(crate) struct Pass {
     start: u64,
     ages: Ages,
+    /// Classes in which there was something, by bit; known after the first round.
+    classes: u32,
     kind: Kind,
     /// The last kind of this pass.
     last_kind: Kind,
-    age: usize,
-    /// The age class at which it takes records next.
-    record_age: usize,
+    class: usize,
+    /// The class from which it takes records next.
+    record_class: usize,
     /// Who has to give, `None` for all.
     payer: Option<Payer>,
     round: Round,
-}
-
-/// How far a step came.
-enum Step {
-    /// There is more.
-    More,
-    /// That was the end of the pass.
-    End,
+    /// Histories that it was at, and objects that it freed.
+    visited: u64,
+    freed: u64,
 }
 
 /// What reclaim remembers.
@@ -152,8 +153,8 @@ impl State {
     }
 
     /// A number that no history is marked with.
-    fn new_round(&mut self) -> Round {
-        // 0 is that of a history which nobody has looked at.
+    pub(crate) fn new_round(&mut self) -> Round {
+        // 0 is that of a history that nobody was at.
         self.last_round = self.last_round.wrapping_add(1).max(1);
         Round {
             id: self.last_round,
@@ -161,90 +162,150 @@ impl State {
         }
     }
 
-    fn new_pass(&mut self, kinds: (Kind, Kind), payer: Option<Payer>) -> Pass {
+    /// Age classes at this moment.
+    pub(crate) fn ages(&self) -> Ages {
+        Ages::new(now(), self.last_start)
+    }
+
+    /// A pass that takes objects `from` one kind on, `to` another.
+    pub(crate) fn new_pass(&mut self, from: Kind, to: Kind, payer: Option<Payer>) -> Pass {
         let now = now();
         let pass = Pass {
             start: now,
             ages: Ages::new(now, self.last_start),
-            kind: kinds.0,
-            last_kind: kinds.1,
-            age: 0,
-            record_age: 0,
+            classes: 0,
+            kind: from,
+            last_kind: to,
+            class: 0,
+            record_class: 0,
             payer,
             round: self.new_round(),
+            visited: 0,
+            freed: 0,
         };
         self.last_start = now;
         pass
     }
 
-    /// Takes a step in the pass under way, or in a new one of these kinds.
-    fn step(
-        &mut self,
-        kinds: (Kind, Kind),
-        payer: Option<Payer>,
-        objects: &mut usize,
-        freed: &mut Freed,
-    ) -> Step {
-        let fresh = |pass: &Pass| now().saturating_sub(pass.start) < PASS_MAX;
-        let mut pass = match self.pass.take().filter(fresh) {
-            Some(pass) => pass,
-            None => self.new_pass(kinds, payer),
-        };
-        pass.step(objects, freed);
-        if pass.round.shard().is_none() && !pass.next_round(self) {
-            return Step::End;
+    /// Keeps memory reclaim out, or lets it in again. Ends the pass under way, whose marks are not
+    /// valid any more.
+    pub(crate) fn set_lowering(&mut self, is_lowering: bool) {
+        self.pass = None;
+        self.is_lowering = is_lowering;
+    }
+
+    /// What memory reclaim does in one step: frees up to `objects`, and takes from that what it
+    /// frees. Returns whether that was the end of a pass, or `None` if it is kept out.
+    fn step(&mut self, objects: &mut usize, freed: &mut Freed) -> Option<bool> {
+        if self.is_lowering {
+            return None;
         }
-        self.pass = Some(pass);
-        Step::More
+        let mut pass = match self.pass.take() {
+            Some(pass) => pass,
+            None => self.new_pass(Kind::Payload, Kind::Record, None),
+        };
+        let is_over = !pass.step(self, objects, freed);
+        if !is_over {
+            self.pass = Some(pass);
+        }
+        Some(is_over)
+    }
+
+    /// Before memory reclaim goes on with a pass: looks whether it is still in the right place.
+    fn refresh(&mut self) {
+        let Some(mut pass) = self.pass.take().filter(|_| !self.is_lowering) else {
+            return;
+        };
+        // Not before it was worth the way: else, with many sockets, none would ever get far.
+        let is_old = now().saturating_sub(pass.start) >= PASS_AGE;
+        if !is_old || pass.freed < pass.visited {
+            pass.look_for_payload(self);
+            self.pass = Some(pass);
+        }
     }
 }
 
 impl Pass {
-    /// Frees up to `objects`, and takes from that what it frees, as far as one step goes.
-    fn step(&mut self, objects: &mut usize, freed: &mut Freed) {
+    /// Frees up to `objects`, and takes from that what it frees, as far as one step goes. Returns
+    /// whether there is more.
+    pub(crate) fn step(
+        &mut self,
+        state: &mut State,
+        objects: &mut usize,
+        freed: &mut Freed,
+    ) -> bool {
         let mut slots = SLOTS_PER_STEP;
         let mut histories = HISTORIES_PER_STEP;
+        let before = *objects;
         while let Some(i) = self.round.shard() {
             let mut shard = shard::lock(i);
             loop {
-                let Some(left) = histories.checked_sub(1) else {
-                    return;
-                };
-                histories = left;
-                let id = self.round.id;
                 let first = shard.first();
-                let scanned = first.as_ref().and_then(|listed| listed.scanned(id));
-                let (Some(mut listed), Some(scanned)) = (first, scanned) else {
+                let id = self.round.id;
+                let at = first.as_ref().and_then(|listed| listed.scanned(id));
+                let (Some(mut listed), Some(at)) = (first, at) else {
                     break;
                 };
-                if self.concerns(&listed) {
-                    let taken = self.take(&mut listed, scanned, &mut slots, objects, freed);
-                    if let Err(scanned) = taken {
-                        listed.set_scanned(id, scanned);
-                        return;
+                let taken = if self.concerns(&listed) {
+                    self.take(&mut listed, at, &mut slots, objects, freed)
+                } else {
+                    Ok(())
+                };
+                match taken {
+                    Ok(()) => listed.finish(id),
+                    Err(at) => {
+                        listed.set_scanned(id, at);
+                        histories = 0;
                     }
                 }
-                listed.finish(id);
+                self.visited = self.visited.saturating_add(1);
+                histories = histories.saturating_sub(1);
+                if histories == 0 {
+                    self.freed = self
+                        .freed
+                        .saturating_add((before.saturating_sub(*objects)) as u64);
+                    return true;
+                }
             }
-            self.round.shard = self.round.shard.saturating_add(1);
+            self.round.next_shard();
         }
+        self.freed = self
+            .freed
+            .saturating_add((before.saturating_sub(*objects)) as u64);
+        self.next_round(state)
     }
 
-    fn concerns(&self, listed: &Listed<'_>) -> bool {
-        self.ages.has(self.age, listed.stamp()) == Some(true)
-            && self.payer.is_none_or(|payer| payer == listed.payer())
+    /// Whether this round takes from a history.
+    fn concerns(&mut self, listed: &Listed<'_>) -> bool {
+        if !listed.has_slots() {
+            return false;
+        }
+        let class = self.ages.class(listed.stamp());
+        self.classes |= 1u32.wrapping_shl(class as u32);
+        class == self.class && self.payer.is_none_or(|payer| payer == listed.payer())
     }
 
-    /// Goes on to the next age class, or kind. Returns whether there is one.
+    /// The first class from `class` on in which there can be something. Who is active gets into the
+    /// last one.
+    fn class_from(&self, class: usize) -> Option<usize> {
+        (class..CLASSES)
+            .find(|i| *i == LAST_CLASS || self.classes & 1u32.wrapping_shl(*i as u32) != 0)
+    }
+
+    /// Goes on to the next class, or kind. Returns whether there is one.
     fn next_round(&mut self, state: &mut State) -> bool {
-        self.age = self.age.saturating_add(1);
         let (packets, payloads) = limit::present();
-        if self.ages.has(self.age, 0).is_none() || (self.kind == Kind::Payload && payloads == 0) {
-            if self.kind == self.last_kind {
-                return false;
+        let next = match self.kind {
+            Kind::Payload if payloads == 0 => None,
+            _ => self.class_from(self.class.saturating_add(1)),
+        };
+        match next {
+            Some(class) => self.class = class,
+            None if self.kind == self.last_kind => return false,
+            None => {
+                self.kind = Kind::Record;
+                self.class = self.class_from(self.record_class).unwrap_or(LAST_CLASS);
             }
-            self.kind = Kind::Record;
-            self.age = self.record_age;
         }
         self.round = state.new_round();
         packets != 0
@@ -256,57 +317,60 @@ impl Pass {
         if self.kind == Kind::Payload || limit::present().1 == 0 {
             return;
         }
-        self.record_age = self.age;
+        self.record_class = self.class;
         self.kind = Kind::Payload;
-        self.age = self.ages.ends.len().saturating_sub(2);
+        self.class = LAST_CLASS.saturating_sub(1);
         self.round = state.new_round();
     }
 
-    /// Takes objects from a history, of which `scanned` slots were looked at before.
+    /// Takes objects from a history, from `at` on.
     ///
     /// # Errors
     ///
-    /// If it could not look at all: how many were looked at by now.
+    /// Where to go on, if it could not look at all.
     fn take(
         &self,
         listed: &mut Listed<'_>,
-        scanned: u32,
+        at: Scanned,
         slots: &mut u32,
         objects: &mut usize,
         freed: &mut Freed,
-    ) -> Result<(), u32> {
-        let mut before = 0u32;
-        for dir in Dir::ALL {
-            let (ring, oldest) = listed.slots(dir);
-            let size = ring.size();
-            for i in scanned.saturating_sub(before).min(size)..size {
-                let here = before.saturating_add(i);
+    ) -> Result<(), Scanned> {
+        let [first, second] = Dir::ALL;
+        for (rings, dir) in [(0, first), (1, second)] {
+            if rings < at.rings || (self.kind == Kind::Payload && !listed.has_payloads(dir)) {
+                continue;
+            }
+            let (ring, mut serials) = listed.slots(dir);
+            if rings == at.rings {
+                // What came meanwhile has taken the place of the oldest.
+                serials.start = serials.start.max(at.serial);
+            }
+            for serial in serials {
+                let here = Scanned { rings, serial };
                 *slots = slots.checked_sub(1).ok_or(here)?;
                 if *objects == 0 {
                     return Err(here);
                 }
-                let serial = oldest.saturating_add(u64::from(i));
                 let Some(record) = ring.take(serial) else {
                     continue;
                 };
                 match self.take_from(record, objects, freed) {
-                    // Looked at in vain: it goes where it was.
-                    Outcome::Keep(record) => give_back(&ring, serial, record, listed, dir, freed),
+                    Outcome::Keep(record) => put_back(&ring, serial, record, listed, dir, freed),
                     Outcome::Stripped(record, pages) => {
-                        listed.count(dir, Counter::Stripped);
+                        listed.count_stripped(dir);
                         listed.netns().count(Mib::ReclaimedPages, pages as u64);
                         Stock::here().reclaimed_payloads().add(1i64, Relaxed);
                         Stock::here().reclaimed_pages().add(pages as i64, Relaxed);
-                        give_back(&ring, serial, record, listed, dir, freed);
+                        put_back(&ring, serial, record, listed, dir, freed);
                     }
                     Outcome::NoRoom(record) => {
-                        give_back(&ring, serial, record, listed, dir, freed);
+                        put_back(&ring, serial, record, listed, dir, freed);
                         return Err(here);
                     }
                     Outcome::Freed(record) => free(record, listed, dir, freed),
                 }
             }
-            before = before.saturating_add(size);
         }
         Ok(())
     }
@@ -342,8 +406,8 @@ enum Outcome {
 }
 
 /// Puts a record back into its slot, if the owner has not used that for another.
-fn give_back(
-    ring: &crate::abi::slots::Slots,
+fn put_back(
+    ring: &Slots,
     serial: u64,
     record: Record,
     listed: &mut Listed<'_>,
@@ -356,11 +420,11 @@ fn give_back(
 }
 
 /// Lets a record go, and counts it.
-fn free(record: Record, listed: &mut Listed<'_>, dir: Dir, freed: &mut Freed) {
+pub(crate) fn free(record: Record, listed: &mut Listed<'_>, dir: Dir, freed: &mut Freed) {
     let pages = record.pages();
-    listed.count(dir, Counter::Reclaimed);
-    listed.netns().count(Mib::ReclaimedPackets, 1);
     let stock = Stock::here();
+    listed.count_reclaimed(dir, pages != 0);
+    listed.netns().count(Mib::ReclaimedPackets, 1);
     stock.reclaimed_packets().add(1i64, Relaxed);
     if pages != 0 {
         listed.netns().count(Mib::ReclaimedPages, pages as u64);
@@ -370,32 +434,25 @@ fn free(record: Record, listed: &mut Listed<'_>, dir: Dir, freed: &mut Freed) {
     freed.push(record);
 }
 
-/// Frees up to `n` objects for memory reclaim. Returns how many, or `None` if there are none to
-/// free at this time.
-fn scan(n: usize) -> Option<usize> {
-    const KINDS: (Kind, Kind) = (Kind::Payload, Kind::Record);
+/// Frees up to `n` objects for memory reclaim. Returns how many, or `None` if there can be none at
+/// this time.
+pub(crate) fn scan(n: usize) -> Option<usize> {
     let mut left = n;
     // The pass under way may be near its end; then another one may find more.
     let mut ends = 0;
-    with_state(|state| {
-        if let Some(mut pass) = state.pass.take() {
-            if !state.is_lowering {
-                pass.look_for_payload(state);
-            }
-            state.pass = Some(pass);
-        }
-    });
+    with_state(State::refresh);
     for _ in 0..STEPS_PER_SCAN.saturating_add(n) {
+        let mut freed = Freed::new();
+        let step = with_state(|state| state.step(&mut left, &mut freed));
+        account_reclaimed_pages(freed.release());
+        match step {
+            None if left == n => return None,
+            None => break,
+            Some(true) => ends += 1,
+            Some(false) => {}
+        }
         if left == 0 || ends == 2 {
             break;
-        }
-        let mut freed = Freed::new();
-        let step = with_state(|state| {
-            (!state.is_lowering).then(|| state.step(KINDS, None, &mut left, &mut freed))
-        })?;
-        account_reclaimed_pages(freed.release());
-        if matches!(step, Step::End) {
-            ends += 1;
         }
     }
     Some(n.saturating_sub(left))
@@ -408,9 +465,9 @@ impl Shrinker for Histories {
     type Data = ();
 
     // Nothing brings a packet back.
-    const SEEKS: c_int = 4;
+    const SEEKS: u32 = 4;
 
-    fn count(_: (), _: &ShrinkControl<'_>) -> Count {
+    fn count((): (), _: &ShrinkControl<'_>) -> Count {
         if !is_wanted() {
             return Count::Empty;
         }
@@ -418,7 +475,7 @@ impl Shrinker for Histories {
         Count::objects(packets.saturating_add(payloads))
     }
 
-    fn scan(_: (), control: &ShrinkControl<'_>) -> Scan {
+    fn scan((): (), control: &ShrinkControl<'_>) -> Scan {
         match is_wanted().then(|| scan(control.nr_to_scan())).flatten() {
             Some(freed) => Scan::Freed(freed),
             None => Scan::Stop,
@@ -436,171 +493,17 @@ pub(crate) fn register() -> Result {
     Ok(())
 }
 
-/// Keeps others from reclaiming, and ends the pass under way.
-struct Lowering;
-
-impl Lowering {
-    fn new() -> Self {
-        with_state(|state| {
-            state.pass = None;
-            state.is_lowering = true;
-        });
-        Self
-    }
-}
-
-impl Drop for Lowering {
-    fn drop(&mut self) {
-        with_state(|state| {
-            state.pass = None;
-            state.is_lowering = false;
-        });
-    }
-}
-
-/// Frees until a lowered limit holds, idle sockets first.
-///
-/// Context: process, one at a time. May sleep.
-///
-/// # Errors
-///
-/// `EINTR` if a signal came before it held; what is kept then only gets less until it holds.
-pub(crate) fn enforce(resource: Resource) -> Result {
-    if limit::exceeded(resource).is_none() {
-        return Ok(());
-    }
-    let _lowering = Lowering::new();
-    match try_enforce(resource) {
-        Err(Stop::Holds) => Ok(()),
-        Err(Stop::Signal) => Err(EINTR),
-        Ok(never) => match never {},
-    }
-}
-
-/// Why lowering a limit ends.
-enum Stop {
-    /// It holds.
-    Holds,
-    /// A signal came.
-    Signal,
-}
-
-/// The payer who has to give.
-///
-/// # Errors
-///
-/// A reason to stop.
-fn exceeded(resource: Resource) -> Result<Payer, Stop> {
-    let payer = limit::exceeded(resource).ok_or(Stop::Holds)?;
-    if kernel::current!().signal_pending() {
-        return Err(Stop::Signal);
-    }
-    Ok(payer)
-}
-
-fn try_enforce(resource: Resource) -> Result<Infallible, Stop> {
-    loop {
-        let kind = match resource {
-            Resource::Frags => Kind::Payload,
-            Resource::Mem => Kind::Record,
-        };
-        give_back_objects(resource, kind)?;
-        if resource == Resource::Mem {
-            let slots = |_: &TcpSock, mut owner: Owner<'_>| lifecycle::give_back_slots(&mut owner);
-            give_back_locked(resource, slots)?;
-            give_back_locked(resource, lifecycle::give_back)?;
-        }
-        // What is left is in the hands of others at this moment.
-        fsleep(Delta::from_millis(1));
-        exceeded(resource)?;
-    }
-}
-
-/// Who has to give, if the host's account holds, is containers alone.
-fn only(payer: Payer) -> Option<Payer> {
-    (payer == Payer::Containers).then_some(payer)
-}
-
-/// A pass that frees objects of one kind until the limit holds.
-fn give_back_objects(resource: Resource, kind: Kind) -> Result<(), Stop> {
-    let mut payer = exceeded(resource)?;
-    with_state(|state| state.pass = None);
-    loop {
-        let mut left = OBJECTS_AT_ONCE;
-        let mut freed = Freed::new();
-        let step = with_state(|state| state.step((kind, kind), only(payer), &mut left, &mut freed));
-        drop(freed);
-        if matches!(step, Step::End) {
-            return Ok(());
-        }
-        if left != OBJECTS_AT_ONCE {
-            let before = payer;
-            payer = exceeded(resource)?;
-            if payer != before {
-                with_state(|state| state.pass = None);
-            }
-        }
-    }
-}
-
-/// Calls `f` for one socket after the other, idle ones first, until the limit holds.
-fn give_back_locked(resource: Resource, f: impl Fn(&TcpSock, Owner<'_>)) -> Result<(), Stop> {
-    let mut payer = exceeded(resource)?;
-    let ages = with_state(|state| Ages::new(now(), state.last_start));
-    for age in 0..ages.ends.len() {
-        let mut round = with_state(State::new_round);
-        while let Some(i) = round.shard() {
-            let concerns = |listed: &Listed<'_>| {
-                ages.has(age, listed.stamp()) == Some(true)
-                    && only(payer).is_none_or(|payer| payer == listed.payer())
-            };
-            match next_socket(i, round.id, concerns) {
-                Next::Socket(Some(sock)) => sock.with_lock(&f),
-                // It is on its way out, and takes its history along.
-                Next::Socket(None) => {}
-                Next::Look => continue,
-                Next::End => round.shard = round.shard.saturating_add(1),
-            }
-            payer = exceeded(resource)?;
-        }
-    }
-    Ok(())
-}
-
-/// What [`next_socket`] finds.
-enum Next {
-    Socket(Option<HeldSock>),
-    /// None among those that it looked at.
-    Look,
-    /// No more histories.
-    End,
-}
-
-/// Finds the next history of a shard that a round has not seen and that `f` is true for.
-fn next_socket(shard: u16, round: u32, f: impl Fn(&Listed<'_>) -> bool) -> Next {
-    let mut shard = shard::lock(shard);
-    for _ in 0..HISTORIES_PER_STEP {
-        let unseen = |listed: &Listed<'_>| listed.scanned(round).is_some();
-        let Some(listed) = shard.first().filter(unseen) else {
-            return Next::End;
-        };
-        let found = f(&listed).then(|| listed.hold());
-        listed.finish(round);
-        if let Some(sock) = found {
-            return Next::Socket(sock);
-        }
-    }
-    Next::Look
-}
-
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
-#[kunit_tests(tcp_pcap_reclaim)]
-mod tests {
+pub(crate) mod testing {
     use super::*;
     use crate::{
-        abi::testing::{used, with_max, StackPacket, TestSock},
+        abi::{
+            history::Counter,
+            testing::{StackPacket, TestSock},
+        },
+        lifecycle,
         record::Packet,
-        ring,
+        ring, //
     };
 
     const IP: [u8; 20] = [
@@ -608,14 +511,14 @@ mod tests {
     ];
 
     /// A socket with `n` packets of which each keeps two pages.
-    fn history(size: u32, n: usize, time: u64) -> Result<TestSock> {
+    pub(crate) fn history(size: u32, n: usize, time: u64) -> Result<TestSock> {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, size)?;
         send(&sock, n, time)?;
         Ok(sock)
     }
 
-    fn send(sock: &TestSock, n: usize, time: u64) -> Result {
+    pub(crate) fn send(sock: &TestSock, n: usize, time: u64) -> Result {
         let mut owner = sock.owner().ok_or(EINVAL)?;
         for _ in 0..n {
             let packet = StackPacket::new(&IP, &[7; 5000])?;
@@ -631,7 +534,7 @@ mod tests {
     }
 
     /// Captured, evicted, reclaimed and stripped packets; the first three add up.
-    fn counters(sock: &TestSock) -> Result<(u64, u64, u64, u64)> {
+    pub(crate) fn counters(sock: &TestSock) -> Result<(u64, u64, u64, u64)> {
         let mut owner = sock.owner().ok_or(EINVAL)?;
         let ring = owner.ring(Dir::Out);
         Ok((
@@ -641,20 +544,26 @@ mod tests {
             ring.get(Counter::Stripped),
         ))
     }
+}
+
+#[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+#[kunit_tests(tcp_pcap_reclaim)]
+mod tests {
+    use super::{testing::*, *};
+    use crate::abi::{account::Resource, testing::used};
 
     #[test]
-    fn age_classes_are_disjoint_and_complete() {
+    fn age_classes_are_in_order_and_complete() {
         let ages = Ages::new(100 * NS_PER_SEC, 97 * NS_PER_SEC);
+        let mut last = 0;
         for stamp in [0, 36, 91, 92, 97, 98, 99, 100, 200] {
-            let classes = (0..ages.ends.len())
-                .filter(|i| ages.has(*i, stamp * NS_PER_SEC) == Some(true))
-                .count();
-            assert_eq!(classes, 1);
+            let class = ages.class(stamp * NS_PER_SEC);
+            assert!(class < CLASSES && class >= last);
+            last = class;
         }
-        assert_eq!(ages.has(ages.ends.len(), 0), None);
-        // Active since the last pass, and idle since then.
-        let class = |stamp| (0..6).find(|i| ages.has(*i, stamp) == Some(true));
-        assert!(class(97 * NS_PER_SEC) > class(97 * NS_PER_SEC - 1));
+        assert_eq!((ages.class(0), ages.class(u64::MAX)), (0, LAST_CLASS));
+        // Idle since the last pass began, and active since then.
+        assert!(ages.class(97 * NS_PER_SEC - 1) < ages.class(97 * NS_PER_SEC));
     }
 
     #[test]
@@ -739,60 +648,6 @@ mod tests {
         assert_eq!(counters(&sock)?, (1500, 0, 1500, 1500));
         // The chunks stay.
         assert!(used(Resource::Mem, Payer::Host) > empty);
-        Ok(())
-    }
-
-    #[test]
-    fn a_lowered_page_limit_strips_until_it_holds() -> Result {
-        let sock = history(20, 20, now())?;
-        let all = used(Resource::Frags, Payer::Host);
-        with_max(Resource::Frags, all - 5, || enforce(Resource::Frags))?;
-        assert!(used(Resource::Frags, Payer::Host) <= all - 5);
-        // Not more than need be, by what is freed at once.
-        assert!(used(Resource::Frags, Payer::Host) + 2 * OBJECTS_AT_ONCE > all - 5);
-        assert_eq!(limit::present().0, 20);
-        with_max(Resource::Frags, 0, || enforce(Resource::Frags))?;
-        assert_eq!(used(Resource::Frags, Payer::Host), 0);
-        assert_eq!(limit::present(), (20, 0));
-        assert_eq!(counters(&sock)?.3, 20);
-        Ok(())
-    }
-
-    #[test]
-    fn a_lowered_memory_limit_takes_records_then_slots_then_histories() -> Result {
-        let start = used(Resource::Mem, Payer::Host);
-        let sock = TestSock::new()?;
-        lifecycle::begin_for_test(sock.sk(), 0, 20)?;
-        let bare = used(Resource::Mem, Payer::Host);
-        send(&sock, 1, now())?;
-        let one = used(Resource::Mem, Payer::Host);
-        send(&sock, 19, now())?;
-        with_max(Resource::Mem, one, || enforce(Resource::Mem))?;
-        let (packets, _) = limit::present();
-        assert!(packets < 20);
-        assert_eq!(counters(&sock)?.2 + packets as u64, 20);
-
-        with_max(Resource::Mem, bare, || enforce(Resource::Mem))?;
-        assert_eq!(limit::present(), (0, 0));
-        assert_eq!(used(Resource::Mem, Payer::Host), bare);
-        assert_eq!(counters(&sock)?, (20, 0, 20, 0));
-        send(&sock, 2, now())?;
-        assert_eq!(limit::present(), (2, 2));
-
-        with_max(Resource::Mem, start, || enforce(Resource::Mem))?;
-        assert_eq!(used(Resource::Mem, Payer::Host), start);
-        assert!(sock.owner().is_none());
-        Ok(())
-    }
-
-    #[test]
-    fn nobody_else_reclaims_while_a_limit_is_lowered() -> Result {
-        let sock = history(2, 2, now())?;
-        let lowering = Lowering::new();
-        assert_eq!(scan(1), None);
-        drop(lowering);
-        assert_eq!(scan(1), Some(1));
-        drop(sock);
         Ok(())
     }
 }

@@ -216,6 +216,11 @@ impl Record {
         self.skb.head()
     }
 
+    /// Whether it keeps pages in memory.
+    pub(crate) fn has_payload(&self) -> bool {
+        self.charges.pages != 0
+    }
+
     /// Pages that it keeps in memory.
     pub(crate) fn pages(&self) -> usize {
         self.charges.pages
@@ -472,7 +477,7 @@ pub(crate) struct Freed {
 }
 
 /// Pages of records that are stripped under one lock; those of one record must fit.
-const PAGES_AT_ONCE: usize = 64;
+const PAGES_AT_ONCE: usize = 48;
 
 impl Freed {
     /// Nothing.
@@ -498,9 +503,18 @@ impl Freed {
 
     /// Gives all back. Returns how many pages this freed.
     pub(crate) fn release(&mut self) -> usize {
+        let mut freed = 0usize;
         while let Some(skb) = self.records.pop() {
-            drop(Record::from_skb(skb));
+            let mut record = Record::from_skb(skb);
+            if record.strip(self).is_err() {
+                freed = freed.saturating_add(self.release_pages());
+                let _ = record.strip(self);
+            }
         }
+        freed.saturating_add(self.release_pages())
+    }
+
+    fn release_pages(&mut self) -> usize {
         let freed = self.pages.release();
         for (payer, n) in Payer::ALL.into_iter().zip(&mut self.charges) {
             Charge::release(Resource::Frags, payer, mem::take(n));

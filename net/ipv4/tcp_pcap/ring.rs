@@ -17,9 +17,12 @@ use crate::{
     },
     record::{Packet, Record},
 };
-use kernel::net::{
-    skbuff::IpSummed,
-    sock::TcpSock, //
+use kernel::{
+    net::{
+        skbuff::IpSummed,
+        sock::TcpSock, //
+    },
+    sync::rcu,
 };
 
 /// What is common to all packets of a socket at one moment.
@@ -77,10 +80,13 @@ pub(crate) fn record(
     let order = owner.next_order(time);
     let mut ring = owner.ring(dir);
     let serial = ring.next();
-    let old = ring.take(serial);
+    // Reclaim may take slots away, which then live on until we are through.
+    let rcu = rcu::read_lock();
+    let old = ring.take(serial, &rcu);
     if old.is_some() {
         ring.add(Counter::Evicted, 1);
     }
+    let had_payload = old.as_ref().is_some_and(Record::has_payload);
 
     let done = match old.map_or_else(|| Record::new(payer), Ok) {
         Ok(mut record) => {
@@ -91,8 +97,13 @@ pub(crate) fn record(
                 ..describe(sk, dir, time, packet)
             };
             let why = record.fill(rec, sk, packet, snaplen);
-            ring.put(serial, record, gfp_packet())
-                .map(|back| (why, back))
+            let payloads = i64::from(record.has_payload());
+            ring.add_payloads(payloads.saturating_sub(i64::from(had_payload)));
+            let back = ring.put(serial, record, gfp_packet(), &rcu);
+            if back.is_err() {
+                ring.add_payloads(payloads.wrapping_neg());
+            }
+            back.map(|back| (why, back))
         }
         Err(e) => Err(e),
     };
@@ -106,9 +117,10 @@ pub(crate) fn record(
                     ring.add(Counter::HeaderOnly, 1);
                 }
             }
-            if back.is_some() {
+            if let Some(back) = back {
                 // Reclaim had it in hand when we looked for it.
                 ring.add(Counter::Evicted, 1);
+                ring.add_payloads(i64::from(back.has_payload()).wrapping_neg());
             }
         }
         Err(_) => {
@@ -133,8 +145,14 @@ pub(crate) fn resize(owner: &mut Owner<'_>, dir: Dir, new: Slots) -> Slots {
         let Some(record) = old.take(serial) else {
             continue;
         };
+        let payloads = i64::from(record.has_payload());
+        ring.add_payloads(payloads);
         // Reclaim may work on the new slots already, but puts nothing where nothing was.
-        if ring.put(serial, record, gfp_packet()).is_err() {
+        if ring
+            .put(serial, record, gfp_packet(), &rcu::read_lock())
+            .is_err()
+        {
+            ring.add_payloads(payloads.wrapping_neg());
             ring.add(Counter::Evicted, 1);
         }
     }

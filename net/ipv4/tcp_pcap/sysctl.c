@@ -93,6 +93,8 @@ static int set_max(const struct ctl_table *ctl, enum tcp_pcap_resource res,
 	err = proc_doulongvec_minmax(&tmp, write, buffer, lenp, ppos);
 	if (err || !write)
 		return err;
+	if (val > LONG_MAX)
+		return -EINVAL;
 	err = mutex_lock_interruptible(&tcp_pcap_max_mutex);
 	if (err)
 		return err;

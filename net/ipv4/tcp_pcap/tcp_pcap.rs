@@ -8,7 +8,7 @@
 //! limits of [`limit`].
 //!
 //! [`config`] holds what a socket may ask for, [`lifecycle`] when a history begins and ends,
-//! [`reclaim`] what is given back when memory is short or a limit is lowered.
+//! [`reclaim`] and [`lower`] what is given back when memory is short or a limit is lowered.
 //!
 //! C header: [`include/net/tcp_pcap.h`](srctree/include/net/tcp_pcap.h), which decides the layout
 //! in memory.
@@ -20,6 +20,7 @@ mod config;
 mod ip;
 mod lifecycle;
 mod limit;
+mod lower;
 mod reclaim;
 mod record;
 mod ring;

@@ -91,9 +91,9 @@ __rust_helper void rust_helper_put_page(struct page *page)
 	put_page(page);
 }
 
-__rust_helper int rust_helper_page_ref_count(const struct page *page)
+__rust_helper int rust_helper_folio_ref_count(const struct folio *folio)
 {
-	return page_ref_count(page);
+	return folio_ref_count(folio);
 }
 
 __rust_helper void *rust_helper_page_address(const struct page *page)

@@ -2,6 +2,7 @@
 
 #ifdef CONFIG_INET
 
+#include <linux/bottom_half.h>
 #include <net/ip.h>
 #include <net/ipv6.h>
 #include <net/route.h>
@@ -16,6 +17,31 @@ __rust_helper struct net *rust_helper_sock_net(const struct sock *sk)
 __rust_helper void rust_helper_sock_put(struct sock *sk)
 {
 	sock_put(sk);
+}
+
+__rust_helper void rust_helper_local_bh_disable(void)
+{
+	local_bh_disable();
+}
+
+__rust_helper void rust_helper_local_bh_enable(void)
+{
+	local_bh_enable();
+}
+
+__rust_helper void rust_helper_bh_lock_sock(struct sock *sk)
+{
+	bh_lock_sock(sk);
+}
+
+__rust_helper void rust_helper_bh_unlock_sock(struct sock *sk)
+{
+	bh_unlock_sock(sk);
+}
+
+__rust_helper bool rust_helper_sock_owned_by_user(const struct sock *sk)
+{
+	return sock_owned_by_user(sk);
 }
 
 __rust_helper bool rust_helper_tcp_under_memory_pressure(const struct sock *sk)

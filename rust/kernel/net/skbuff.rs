@@ -14,7 +14,6 @@
 use crate::{
     alloc::{AllocError, Flags},
     bindings,
-    error::to_result,
     prelude::*,
     types::Opaque, //
 };
@@ -135,9 +134,15 @@ impl SkBuff {
         let offset = c_int::try_from(offset)?;
         let len = c_int::try_from(to.len())?;
         // SAFETY: By the type invariant the buffer is valid; `to` can be written for `len` bytes.
-        to_result(unsafe {
+        let ret = unsafe {
             bindings::skb_copy_bits(self.as_raw(), offset, to.as_mut_ptr().cast::<c_void>(), len)
-        })
+        };
+        // The one error that there is.
+        if ret == 0 {
+            Ok(())
+        } else {
+            Err(EFAULT)
+        }
     }
 
     /// Segments the packet stands for; 0 or 1 for a plain packet.
@@ -620,7 +625,7 @@ impl<const N: usize> PageRefs<N> {
             unsafe {
                 let folio = bindings::page_folio(*page);
                 let pages = bindings::folio_nr_pages(folio);
-                let last = bindings::page_ref_count(*page) == 1;
+                let last = bindings::folio_ref_count(folio) == 1;
                 bindings::put_page(*page);
                 if last {
                     freed = freed.saturating_add(pages);

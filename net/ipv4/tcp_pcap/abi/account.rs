@@ -121,7 +121,10 @@ impl Stock {
     /// Reserved and not charged.
     #[inline]
     pub(crate) fn left(&self, resource: Resource, payer: Payer) -> &Count {
-        counter!(self, left[resource as usize][payer as usize])
+        match payer {
+            Payer::Host => counter!(self, left[resource as usize]),
+            Payer::Containers => counter!(self, left_containers[resource as usize]),
+        }
     }
 
     /// Charges refused.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config,
     lifecycle::{self, Outcome},
-    reclaim, rx, tx,
+    lower, reclaim, rx, tx,
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -195,7 +195,8 @@ pub(super) unsafe extern "C" fn __tcp_pcap_destroy(sk: *mut bindings::sock) {
     }
 }
 
-/// Frees until a lowered limit holds; returns 0, or `-EINTR` if a signal came first.
+/// Frees until a lowered limit holds; returns 0, `-EINTR` if a signal came first, or `-EBUSY` if
+/// what is left cannot be freed.
 ///
 /// # Safety
 ///
@@ -206,7 +207,7 @@ pub(super) unsafe extern "C" fn tcp_pcap_enforce(res: bindings::tcp_pcap_resourc
         bindings::tcp_pcap_resource_TCP_PCAP_FRAGS => Resource::Frags,
         _ => Resource::Mem,
     };
-    match reclaim::enforce(resource) {
+    match lower::enforce(resource) {
         Ok(()) => 0,
         Err(e) => e.to_errno(),
     }
@@ -216,11 +217,9 @@ pub(super) unsafe extern "C" fn tcp_pcap_enforce(res: bindings::tcp_pcap_resourc
 ///
 /// # Safety
 ///
-/// Called once, before [`tcp_pcap_enforce`].
+/// Called once, in process context.
 #[export]
-pub(super) unsafe extern "C" fn tcp_pcap_reclaim_init() -> c_int {
-    // SAFETY: By the safety requirements.
-    unsafe { super::reclaim::init() };
+pub(super) unsafe extern "C" fn tcp_pcap_register_shrinker() -> c_int {
     match reclaim::register() {
         Ok(()) => 0,
         Err(e) => e.to_errno(),

@@ -256,8 +256,19 @@ impl Ring<'_> {
     }
 
     /// Takes the record out of the slot of `serial`.
-    pub(crate) fn take(&mut self, serial: u64) -> Option<Record> {
+    pub(crate) fn take(&mut self, serial: u64, _rcu: &rcu::Guard) -> Option<Record> {
         self.with_slots(|slots| slots.take(serial))
+    }
+
+    /// Adds to the number of records that keep pages in memory: before such a record is put into
+    /// its slot, and after it was taken out.
+    pub(crate) fn add_payloads(&mut self, n: i64) {
+        if n != 0 {
+            // SAFETY: The ring is valid, and the counter accessed atomically.
+            let cell =
+                unsafe { Atomic::from_ptr(addr_of_mut!((*self.ring.as_ptr()).payloads.counter)) };
+            cell.add(n, Relaxed);
+        }
     }
 
     /// As [`Slots::take_if`].
@@ -276,8 +287,9 @@ impl Ring<'_> {
         serial: u64,
         record: Record,
         flags: Flags,
+        rcu: &rcu::Guard,
     ) -> Result<Option<Record>> {
-        self.with_slots(|slots| slots.put(serial, record, flags))
+        self.with_slots(|slots| slots.put(serial, record, flags, rcu))
     }
 
     /// Exchanges the slots.
@@ -299,19 +311,10 @@ impl Ring<'_> {
             self.publish_chunks(new.chunks);
             addr_of_mut!((*r).size).write_volatile(new.size);
             addr_of_mut!((*r).nr_chunks).write_volatile(nr_chunks(new.size) as u32);
+            // What is put into the new slots counts again.
+            Atomic::from_ptr(addr_of_mut!((*r).payloads.counter)).store(0i64, Relaxed);
             old
         }
-    }
-
-    /// Exchanges the slots for empty ones of the same size; the records in them count as reclaimed.
-    pub(crate) fn reclaim_slots(&mut self) -> Slots {
-        let old = self.swap_slots(Slots::new(self.size(), self.payer));
-        let n = old.count();
-        let _locked = shard::lock(self.shard);
-        let p = self.counter(Counter::Reclaimed);
-        // SAFETY: The ring is valid, and its shard locked.
-        unsafe { p.write_volatile(p.read().wrapping_add(n)) };
-        old
     }
 }
 
@@ -394,7 +397,6 @@ impl Capture {
         unsafe {
             (*pcap).sk = sk.as_raw();
             (*pcap).netns_cookie = sk.net_cookie();
-            (*pcap).stamp = super::stack::now();
             shard::link(pcap);
             set_history(sk, pcap);
             // INVARIANT: It is the history of `sk` now.

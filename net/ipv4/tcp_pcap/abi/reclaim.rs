@@ -3,27 +3,30 @@
 //! The state of reclaim, behind its lock, and the switch that an administrator has.
 
 use crate::reclaim::State;
-use core::{pin::Pin, ptr::addr_of};
-use kernel::{bindings, sync::global_lock};
+use core::{
+    cell::UnsafeCell,
+    ptr::addr_of, //
+};
+use kernel::bindings;
 
-global_lock! {
-    // SAFETY: Initialised by `init` before anything can ask for it.
-    unsafe(uninit) static STATE: SpinLock<State> = State::new();
-}
+/// Protected by `tcp_pcap_reclaim_lock`.
+struct Protected(UnsafeCell<State>);
 
-/// Initialises the lock.
-///
-/// # Safety
-///
-/// Called once, before all else here.
-pub(super) unsafe fn init() {
-    // SAFETY: By the safety requirements.
-    unsafe { STATE.init() }
-}
+// SAFETY: Accessed in `with_state` only, under the lock.
+unsafe impl Sync for Protected {}
 
-/// Runs `f` on the state of reclaim. Locks of shards may be taken in it. Not in softirq.
+static STATE: Protected = Protected(UnsafeCell::new(State::new()));
+
+/// Runs `f` on the state of reclaim, with BH off, as under the locks of shards, which it may take.
 pub(crate) fn with_state<R>(f: impl FnOnce(&mut State) -> R) -> R {
-    f(&mut STATE.lock())
+    let lock = &raw mut bindings::tcp_pcap_reclaim_lock;
+    // SAFETY: A C variable, initialised by its definition; nothing that holds it calls this.
+    unsafe { bindings::spin_lock_bh(lock) };
+    // SAFETY: The lock is held, so that nobody else has a reference.
+    let ret = f(unsafe { &mut *STATE.0.get() });
+    // SAFETY: Locked above.
+    unsafe { bindings::spin_unlock_bh(lock) };
+    ret
 }
 
 /// `net.ipv4.tcp_pcap_aggressive_free`.

@@ -11,18 +11,19 @@ use super::{
     history::{counter_of, payer_of, Counter, Owner},
     layout::{Dir, SCANNED_ALL, SHARDS},
     netns::Netns,
-    slots::Slots,
+    slots::{Chunk, Slots},
 };
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
+    ops::Range,
     ptr::{addr_of, addr_of_mut, NonNull},
 };
 use kernel::{
     bindings,
     cpu::{nr_cpu_ids, CpuId},
     net::sock::TcpSock,
-    sync::atomic::{Acquire, Atomic},
+    sync::atomic::{Acquire, Atomic, Relaxed},
 };
 
 /// A locked shard.
@@ -90,6 +91,15 @@ pub(super) unsafe fn unlink(pcap: *mut bindings::tcp_pcap) {
     unsafe { bindings::list_del(addr_of_mut!((*pcap).node)) }
 }
 
+/// How far a round of reclaim came with a history.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Scanned {
+    /// Rings that it is done with.
+    pub(crate) rings: u32,
+    /// Where it goes on in the next ring.
+    pub(crate) serial: u64,
+}
+
 /// A history in a locked shard.
 ///
 /// # Invariants
@@ -126,30 +136,36 @@ impl Locked {
 }
 
 impl<'a> Listed<'a> {
-    /// Slots that `pass` has looked at, or `None` if it is done with this history.
-    pub(crate) fn scanned(&self, pass: u32) -> Option<u32> {
+    /// How far `round` came with this history, or `None` if it is done with it.
+    pub(crate) fn scanned(&self, round: u32) -> Option<Scanned> {
+        let p = self.pcap.as_ptr();
         // SAFETY: By the type invariant; these are written under the lock only.
-        let (last, scanned) =
-            unsafe { ((*self.pcap.as_ptr()).pass, (*self.pcap.as_ptr()).scanned) };
-        match scanned {
-            _ if last != pass => Some(0),
+        let (last, rings, serial) = unsafe { ((*p).round, (*p).scanned, (*p).scan_serial) };
+        match rings {
+            _ if last != round => Some(Scanned::default()),
             SCANNED_ALL => None,
-            n => Some(n),
+            _ => Some(Scanned { rings, serial }),
         }
     }
 
-    /// Notes that `pass` has looked at `n` slots.
-    pub(crate) fn set_scanned(&mut self, pass: u32, n: u32) {
+    /// Notes how far `round` came.
+    pub(crate) fn set_scanned(&mut self, round: u32, scanned: Scanned) {
+        let p = self.pcap.as_ptr();
         // SAFETY: As in `scanned`.
         unsafe {
-            (*self.pcap.as_ptr()).pass = pass;
-            (*self.pcap.as_ptr()).scanned = n;
+            (*p).round = round;
+            (*p).scanned = scanned.rings;
+            (*p).scan_serial = scanned.serial;
         }
     }
 
-    /// Notes that `pass` is done with this history, and puts it at the end of the list.
-    pub(crate) fn finish(mut self, pass: u32) {
-        self.set_scanned(pass, SCANNED_ALL);
+    /// Notes that `round` is done with this history, and puts it at the end of the list.
+    pub(crate) fn finish(mut self, round: u32) {
+        let all = Scanned {
+            rings: SCANNED_ALL,
+            serial: 0,
+        };
+        self.set_scanned(round, all);
         // SAFETY: By the type invariant it is in the list, which is locked.
         unsafe {
             let node = addr_of_mut!((*self.pcap.as_ptr()).node);
@@ -187,8 +203,26 @@ impl<'a> Listed<'a> {
         }
     }
 
-    /// The slots of one direction, and the serial number of its oldest packet.
-    pub(crate) fn slots(&self, dir: Dir) -> (SharedSlots<'a>, u64) {
+    /// Whether there are slots.
+    pub(crate) fn has_slots(&self) -> bool {
+        Dir::ALL.into_iter().any(|dir| {
+            // SAFETY: By the type invariant; the owner writes the word at once.
+            !unsafe { addr_of!((*self.ring(dir)).chunks).read_volatile() }.is_null()
+        })
+    }
+
+    fn payloads(&self, dir: Dir) -> &Atomic<i64> {
+        // SAFETY: By the type invariant; the counter is accessed atomically.
+        unsafe { Atomic::from_ptr(addr_of_mut!((*self.ring(dir)).payloads.counter)) }
+    }
+
+    /// Whether records of one direction keep pages in memory.
+    pub(crate) fn has_payloads(&self, dir: Dir) -> bool {
+        self.payloads(dir).load(Relaxed) != 0
+    }
+
+    /// The slots of one direction, and the serial numbers of its packets.
+    pub(crate) fn slots(&self, dir: Dir) -> (SharedSlots<'a>, Range<u64>) {
         let r = self.ring(dir);
         // SAFETY: By the type invariant; the size changes under the lock only, the chunks come at
         // once, and the next number is read at once.
@@ -204,14 +238,36 @@ impl<'a> Listed<'a> {
                 payer: self.payer(),
             };
             let next = addr_of!((*r).next).read_volatile();
+            let oldest = next.saturating_sub(u64::from(size));
             let slots = SharedSlots(ManuallyDrop::new(slots), PhantomData);
-            (slots, next.saturating_sub(u64::from(size)))
+            // The next packet may be in its slot already.
+            let end = next
+                .saturating_add(1)
+                .min(oldest.saturating_add(u64::from(size)));
+            (slots, oldest..end)
         }
     }
 
-    /// Adds to a counter that is written under the lock of the shard.
-    pub(crate) fn count(&mut self, dir: Dir, c: Counter) {
-        debug_assert!(matches!(c, Counter::Reclaimed | Counter::Stripped));
+    /// Takes a chunk of slots away from one direction, if there is one.
+    pub(crate) fn take_chunk(&mut self, dir: Dir) -> Option<Chunk> {
+        self.slots(dir).0.take_chunk()
+    }
+
+    /// Counts a record of one direction of which the payload was given back.
+    pub(crate) fn count_stripped(&mut self, dir: Dir) {
+        self.count(dir, Counter::Stripped);
+        self.payloads(dir).add(-1i64, Relaxed);
+    }
+
+    /// Counts a record of one direction that is given back.
+    pub(crate) fn count_reclaimed(&mut self, dir: Dir, has_payload: bool) {
+        self.count(dir, Counter::Reclaimed);
+        if has_payload {
+            self.payloads(dir).add(-1i64, Relaxed);
+        }
+    }
+
+    fn count(&mut self, dir: Dir, c: Counter) {
         // SAFETY: By the type invariant; nobody else writes these counters while the shard is
         // locked.
         unsafe {
@@ -251,17 +307,29 @@ impl core::ops::Deref for SharedSlots<'_> {
 pub(crate) struct HeldSock(NonNull<bindings::sock>);
 
 impl HeldSock {
-    /// Runs `f` as the owner of the socket, with its history if it still has one. May sleep.
-    pub(crate) fn with_lock(&self, f: impl FnOnce(&TcpSock, Owner<'_>)) {
-        // SAFETY: By the type invariant the socket is valid; locked, it is ours, and nothing else
-        // has an `Owner` of it.
+    /// Runs `f` as the owner of the socket, with its history, if nobody else is the owner at this
+    /// moment. With BH off.
+    ///
+    /// Not for sockets that others work on without lock, because nobody knows of them but us: those
+    /// that are being set up, not accepted yet, or on their way out.
+    pub(crate) fn try_own(&self, f: impl FnOnce(&TcpSock, Owner<'_>)) {
+        let sk = self.0.as_ptr();
+        // SAFETY: By the type invariant the socket is valid. Locked, in the hands of no process,
+        // attached to a file and not closed, it is ours: what is done without its lock is done
+        // before or after that. So nothing else has an `Owner` of it.
         unsafe {
-            bindings::lock_sock_nested(self.0.as_ptr(), 0);
-            let sk = TcpSock::from_raw(self.0.as_ptr());
-            if let Some(owner) = Owner::of(sk) {
-                f(sk, owner);
+            bindings::local_bh_disable();
+            bindings::bh_lock_sock(sk);
+            let closed = u32::from((*sk).__sk_common.skc_state) == bindings::TCP_CLOSE;
+            let attached = !(*sk).sk_socket.is_null();
+            if !bindings::sock_owned_by_user(sk) && attached && !closed {
+                let sk = TcpSock::from_raw(sk);
+                if let Some(owner) = Owner::of(sk) {
+                    f(sk, owner);
+                }
             }
-            bindings::release_sock(self.0.as_ptr());
+            bindings::bh_unlock_sock(sk);
+            bindings::local_bh_enable();
         }
     }
 }

@@ -7,6 +7,9 @@
 //! out in the same way, and puts it back only if the slot is still empty (`cmpxchg()`), else it
 //! frees the record. So whoever has a record in hand owns it, nobody waits for the other, and
 //! nothing is lost or freed twice.
+//!
+//! When memory has to go that slots use, a whole chunk of them is taken away under that lock, and
+//! freed after a grace period: the owner of the ring uses slots in an RCU read side section.
 
 use super::{
     account::{Payer, Resource},
@@ -19,7 +22,10 @@ use kernel::{
     bindings,
     net::skbuff::PrivateSkBuff,
     prelude::*,
-    sync::atomic::{Acquire, Atomic, Full, Relaxed, Release},
+    sync::{
+        atomic::{Acquire, Atomic, Full, Relaxed, Release},
+        rcu, //
+    },
 };
 
 pub(super) type Slot = Atomic<*mut bindings::sk_buff>;
@@ -101,6 +107,20 @@ impl Slots {
         Ok(())
     }
 
+    /// Where the pointer to chunk `i` lies.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there is none.
+    fn cell(&self, i: usize) -> Result<&Atomic<*mut Slot>> {
+        if self.chunks.is_null() || i >= nr_chunks(self.size) {
+            return Err(EINVAL);
+        }
+        // SAFETY: By the type invariant there are `nr_chunks(size)` pointers, which live as long as
+        // `self`, and `i` is less; the owner of the ring and reclaim write them atomically.
+        Ok(unsafe { Atomic::from_ptr(self.chunks.add(i)) })
+    }
+
     fn chunk(&mut self, i: usize, flags: Flags) -> Result<NonNull<Slot>> {
         let nr = nr_chunks(self.size);
         if i >= nr {
@@ -110,46 +130,28 @@ impl Slots {
             // INVARIANT: `nr` null pointers.
             self.chunks = alloc_ptrs::<*mut Slot>(nr, self.payer, flags)?.as_ptr();
         }
-        // SAFETY: By the type invariant there are `nr` pointers, and `i < nr`.
-        let chunk = unsafe { self.chunks.add(i) };
-        // SAFETY: As above.
-        if let Some(c) = NonNull::new(unsafe { *chunk }) {
+        if let Some(c) = NonNull::new(self.cell(i)?.load(Acquire)) {
             return Ok(c);
         }
         let c = alloc_ptrs::<Slot>(chunk_slots(self.size, i), self.payer, flags)?;
         // Released, so that a reader on another CPU sees null or a chunk of empty slots.
-        // SAFETY: As above; it is written by the owner only. INVARIANT: Slots of null.
-        unsafe { Atomic::from_ptr(chunk) }.store(c.as_ptr(), Release);
+        // INVARIANT: Slots of null, charged.
+        self.cell(i)?.store(c.as_ptr(), Release);
         Ok(c)
     }
 
     /// The slot of a serial number, if its chunk is there.
     fn get(&self, serial: u64) -> Option<&Slot> {
         let s = usize::try_from(serial.checked_rem(u64::from(self.size))?).ok()?;
-        if self.chunks.is_null() {
-            return None;
-        }
-        // SAFETY: `s < size`, so by the type invariant there is a pointer for its chunk, which the
-        // owner of the ring may store at this moment.
-        let chunk = unsafe { Atomic::from_ptr(self.chunks.add(s / CHUNK_SLOTS)) };
-        let c = NonNull::new(chunk.load(Acquire))?;
+        let c = NonNull::new(self.cell(s / CHUNK_SLOTS).ok()?.load(Acquire))?;
         // SAFETY: `s < size`, so by the type invariant the chunk has this slot; it lives as long as
         // `self`.
         Some(unsafe { c.add(s % CHUNK_SLOTS).as_ref() })
     }
 
-    /// As [`Self::get`], but allocates the chunk.
-    fn get_or_alloc(&mut self, serial: u64, flags: Flags) -> Result<&Slot> {
-        let s = serial.checked_rem(u64::from(self.size)).ok_or(EINVAL)?;
-        self.chunk(usize::try_from(s)? / CHUNK_SLOTS, flags)?;
-        self.get(serial).ok_or(EINVAL)
-    }
-
     /// Takes the record out of the slot of `serial`.
     pub(crate) fn take(&self, serial: u64) -> Option<Record> {
-        let skb = NonNull::new(self.get(serial)?.xchg(ptr::null_mut(), Full))?;
-        // SAFETY: By the type invariant the slot held a record's skb; whoever takes it out owns it.
-        Some(Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }))
+        take_from(self.get(serial)?)
     }
 
     /// Takes the record of `serial` itself, and leaves that of another serial in the slot.
@@ -168,18 +170,32 @@ impl Slots {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` or `ENOBUFS` if there is no memory for the chunk; the record is freed then.
+    /// `ENOMEM` or `ENOBUFS` if there is no memory for the chunk, or reclaim took it away; the
+    /// record is freed then.
     pub(crate) fn put(
         &mut self,
         serial: u64,
         record: Record,
         flags: Flags,
+        _rcu: &rcu::Guard,
     ) -> Result<Option<Record>> {
-        let slot = self.get_or_alloc(serial, flags)?;
+        let s = serial.checked_rem(u64::from(self.size)).ok_or(EINVAL)?;
+        let i = usize::try_from(s)? / CHUNK_SLOTS;
+        let chunk = self.chunk(i, flags)?;
+        // SAFETY: `s < size`, so by the type invariant the chunk has this slot; one that reclaim
+        // took away lives until the RCU read side lock is released.
+        let slot = unsafe { chunk.add(s as usize % CHUNK_SLOTS).as_ref() };
         // INVARIANT: A pointer from `into_raw`, of a record.
         let old = slot.xchg(record.into_skb().into_raw().as_ptr(), Full);
-        // SAFETY: As in `take`.
-        Ok(NonNull::new(old).map(|skb| Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) })))
+        // SAFETY: The slot held a record's skb; whoever takes it out owns it.
+        let old =
+            NonNull::new(old).map(|skb| Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }));
+        // Reclaim takes the chunk away first, and then what is in it: either we see that here, or
+        // it sees the record.
+        if self.cell(i)?.load(Relaxed) != chunk.as_ptr() && take_from(slot).is_some() {
+            return Err(ENOBUFS);
+        }
+        Ok(old)
     }
 
     /// Puts a record back into the slot of `serial` that it was taken from, if that is still empty.
@@ -200,16 +216,80 @@ impl Slots {
         }
     }
 
-    /// Records in it now.
+    /// Records in it now, of a ring that is in use.
     pub(crate) fn count(&self) -> u64 {
-        (0..u64::from(self.size))
-            .filter(|s| {
-                self.get(*s)
-                    .is_some_and(|slot| !slot.load(Relaxed).is_null())
+        (0..u64::from(self.size)).fold(0, |n: u64, s| {
+            let is_full = self
+                .get(s)
+                .is_some_and(|slot| !slot.load(Relaxed).is_null());
+            n.saturating_add(u64::from(is_full))
+        })
+    }
+
+    /// Takes a chunk away, if there is one. The owner of the ring allocates another when it needs
+    /// one.
+    pub(super) fn take_chunk(&self) -> Option<Chunk> {
+        (0..nr_chunks(self.size)).find_map(|i| {
+            let cell = self.cell(i).ok()?;
+            if cell.load(Relaxed).is_null() {
+                return None;
+            }
+            // INVARIANT: By the invariant of `Slots`, and nobody finds it from here on.
+            Some(Chunk {
+                slots: NonNull::new(cell.xchg(ptr::null_mut(), Full))?,
+                n: chunk_slots(self.size, i),
+                payer: self.payer,
             })
-            .count() as u64
+        })
     }
 }
+
+/// Takes the record out of a slot.
+fn take_from(slot: &Slot) -> Option<Record> {
+    // Nobody but the owner of the ring makes an empty slot full, so it is worth a look.
+    if slot.load(Relaxed).is_null() {
+        return None;
+    }
+    let skb = NonNull::new(slot.xchg(ptr::null_mut(), Full))?;
+    // SAFETY: A slot holds a record's skb; whoever takes it out owns it.
+    Some(Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }))
+}
+
+/// A chunk that reclaim took away from a ring. The owner of the ring may still use it, within an
+/// RCU read side section; it is leaked unless it is freed by [`Self::free`].
+///
+/// # Invariants
+///
+/// Points at `n` slots, charged to `payer`, that nobody finds any more.
+pub(crate) struct Chunk {
+    slots: NonNull<Slot>,
+    n: usize,
+    payer: Payer,
+}
+
+impl Chunk {
+    /// Takes the records out of it, one at a time.
+    pub(crate) fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        (0..self.n).filter_map(|i| {
+            // SAFETY: By the type invariant.
+            take_from(unsafe { self.slots.add(i).as_ref() })
+        })
+    }
+
+    /// Frees chunks, when no owner of a ring uses them any more. May sleep.
+    pub(crate) fn free(chunks: impl Iterator<Item = Self>) {
+        // SAFETY: The callers may sleep, and hold no RCU read side lock.
+        unsafe { bindings::synchronize_rcu() };
+        for chunk in chunks {
+            // SAFETY: By the type invariant; nobody uses it any more after the grace period. The
+            // owner takes back what it put in after reclaim had taken the records out.
+            unsafe { free_ptrs(chunk.slots, chunk.n, chunk.payer) };
+        }
+    }
+}
+
+// SAFETY: Slots are atomic, and may be freed on any CPU.
+unsafe impl Send for Chunk {}
 
 impl Drop for Slots {
     fn drop(&mut self) {

@@ -19,6 +19,12 @@ pub(crate) fn gfp_packet() -> Flags {
     GFP_NOWAIT | __GFP_NOMEMALLOC | __GFP_NOWARN
 }
 
+/// Lets others run, if it is their turn. May sleep.
+pub(crate) fn cond_resched() {
+    // SAFETY: Called where it may sleep.
+    unsafe { bindings::cond_resched() }
+}
+
 /// CLOCK_MONOTONIC in ns.
 pub(crate) fn now() -> u64 {
     // SAFETY: No requirement.

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A limit is lowered below what is kept: as much is freed as is too much, of idle sockets first.
+//!
+//! For pages that is payload. For memory it is records; then the slots of rings, chunk by chunk;
+//! and at last whole histories, whose sockets then are as if nobody had asked for any. A history
+//! can be taken only from a socket that nobody works on at this moment, and that is neither being
+//! set up nor on its way out.
+//!
+//! Memory reclaim is kept out meanwhile: it would disturb the marks of a pass that concerns
+//! containers only, and what it could free is being freed.
+
+use crate::{
+    abi::{
+        account::{Payer, Resource},
+        layout::Dir,
+        reclaim::with_state,
+        shard::{self, HeldSock, Listed},
+        slots::Chunk,
+        stack::cond_resched,
+    },
+    lifecycle, limit,
+    reclaim::{free, Kind, State, CLASSES},
+    record::Freed,
+};
+use core::convert::Infallible;
+use kernel::{
+    prelude::*,
+    time::{delay::fsleep, Delta},
+};
+
+/// Objects freed at a time; after that it looks whether the limit holds.
+const OBJECTS_AT_ONCE: usize = 16;
+
+/// Histories looked at under one lock.
+const HISTORIES_AT_ONCE: u32 = 64;
+
+/// Chunks that wait for one grace period.
+const CHUNKS_AT_ONCE: usize = 1024;
+
+/// How often it tries to get what is in the hands of others.
+const TRIES: u32 = 100;
+
+/// Keeps memory reclaim out.
+struct Lowering;
+
+impl Lowering {
+    fn new() -> Self {
+        with_state(|state| state.set_lowering(true));
+        Self
+    }
+}
+
+impl Drop for Lowering {
+    fn drop(&mut self) {
+        with_state(|state| state.set_lowering(false));
+    }
+}
+
+/// Frees until a lowered limit holds.
+///
+/// Context: process, one at a time. May sleep.
+///
+/// # Errors
+///
+/// `EINTR` if a signal came before it held; `EBUSY` if it does not hold because of histories that
+/// cannot be taken at this time.
+pub(crate) fn enforce(resource: Resource) -> Result {
+    if limit::exceeded(resource).is_none() {
+        return Ok(());
+    }
+    let _lowering = Lowering::new();
+    match try_enforce(resource) {
+        Err(Stop::Holds) => Ok(()),
+        Err(Stop::Signal) => Err(EINTR),
+        Err(Stop::Busy) => Err(EBUSY),
+        Ok(never) => match never {},
+    }
+}
+
+/// Why it ends.
+enum Stop {
+    /// The limit holds.
+    Holds,
+    /// A signal came.
+    Signal,
+    /// The rest cannot be freed.
+    Busy,
+}
+
+fn try_enforce(resource: Resource) -> Result<Infallible, Stop> {
+    for _ in 0..TRIES {
+        match resource {
+            Resource::Frags => free_objects(resource, Kind::Payload)?,
+            Resource::Mem => {
+                free_objects(resource, Kind::Record)?;
+                free_slots(resource)?;
+                free_histories(resource)?;
+            }
+        }
+        // What is left is in the hands of others at this moment.
+        fsleep(Delta::from_millis(1));
+        exceeded(resource)?;
+    }
+    Err(Stop::Busy)
+}
+
+/// Who has to give: `None` for all, or containers alone.
+///
+/// # Errors
+///
+/// A reason to stop.
+fn exceeded(resource: Resource) -> Result<Option<Payer>, Stop> {
+    let payer = limit::exceeded(resource).ok_or(Stop::Holds)?;
+    if kernel::current!().signal_pending() {
+        return Err(Stop::Signal);
+    }
+    cond_resched();
+    Ok((payer == Payer::Containers).then_some(payer))
+}
+
+/// Frees objects of one kind until the limit holds or there are no more.
+fn free_objects(resource: Resource, kind: Kind) -> Result<(), Stop> {
+    let mut payer = exceeded(resource)?;
+    let mut pass = with_state(|state| state.new_pass(kind, kind, payer));
+    loop {
+        let mut left = OBJECTS_AT_ONCE;
+        let mut freed = Freed::new();
+        let more = with_state(|state| pass.step(state, &mut left, &mut freed));
+        drop(freed);
+        let now = exceeded(resource)?;
+        if now != payer {
+            // The host's limit holds, that of containers does not yet.
+            payer = now;
+            pass = with_state(|state| state.new_pass(kind, kind, payer));
+        } else if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// Calls `f` for the histories that have to give, idle ones first, under the lock of their shard,
+/// and `after` each time when that is released, until the limit holds. `f` says whether it is done
+/// with a history.
+fn for_each_history<C>(
+    resource: Resource,
+    context: &mut C,
+    f: fn(&mut C, &mut Listed<'_>) -> bool,
+    after: fn(&mut C),
+) -> Result<(), Stop> {
+    let ages = with_state(|state| state.ages());
+    for class in 0..CLASSES {
+        let mut round = with_state(State::new_round);
+        while let Some(i) = round.shard() {
+            let payer = exceeded(resource)?;
+            let mut shard = shard::lock(i);
+            let mut is_over = false;
+            for _ in 0..HISTORIES_AT_ONCE {
+                let unseen = |listed: &Listed<'_>| listed.scanned(round.id).is_some();
+                let Some(mut listed) = shard.first().filter(unseen) else {
+                    is_over = true;
+                    break;
+                };
+                let concerns = ages.class(listed.stamp()) == class
+                    && payer.is_none_or(|payer| payer == listed.payer());
+                if !concerns {
+                    listed.finish(round.id);
+                    continue;
+                }
+                if f(context, &mut listed) {
+                    listed.finish(round.id);
+                }
+                break;
+            }
+            drop(shard);
+            after(context);
+            if is_over {
+                round.next_shard();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Chunks that were taken away, and the records that were in them.
+struct Chunks {
+    chunks: KVec<Chunk>,
+    /// How many are freed together.
+    at_once: usize,
+    records: Freed,
+}
+
+impl Chunks {
+    /// Takes the next chunk of a history.
+    fn take(&mut self, listed: &mut Listed<'_>) -> bool {
+        for dir in Dir::ALL {
+            let Some(chunk) = listed.take_chunk(dir) else {
+                continue;
+            };
+            for record in chunk.records() {
+                free(record, listed, dir, &mut self.records);
+            }
+            // There is room, as `release_full` makes some.
+            let _ = self.chunks.push_within_capacity(chunk);
+            return false;
+        }
+        true
+    }
+
+    /// Frees them when there are many. More each time, since each time takes a grace period.
+    fn release_full(&mut self) {
+        self.records.release();
+        if self.chunks.len() >= self.at_once {
+            self.release();
+            self.at_once = self.at_once.saturating_mul(2).min(CHUNKS_AT_ONCE);
+        }
+    }
+
+    fn release(&mut self) {
+        Chunk::free(self.chunks.drain_all());
+    }
+}
+
+/// Takes chunks of slots away until the limit holds or there are no more.
+fn free_slots(resource: Resource) -> Result<(), Stop> {
+    let mut chunks = Chunks {
+        // They are put there under a lock, so there must be room.
+        chunks: KVec::with_capacity(CHUNKS_AT_ONCE, GFP_KERNEL).map_err(|_| Stop::Busy)?,
+        at_once: 1,
+        records: Freed::new(),
+    };
+    let ret = for_each_history(resource, &mut chunks, Chunks::take, Chunks::release_full);
+    chunks.release();
+    ret
+}
+
+/// Takes histories away until the limit holds or there are no more that can be taken.
+fn free_histories(resource: Resource) -> Result<(), Stop> {
+    let hold = |sock: &mut Option<HeldSock>, listed: &mut Listed<'_>| {
+        *sock = listed.hold();
+        true
+    };
+    for_each_history(resource, &mut None, hold, |sock| {
+        if let Some(sock) = sock.take() {
+            sock.try_own(lifecycle::give_back);
+        }
+    })
+}
+
+#[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+#[kunit_tests(tcp_pcap_lower)]
+mod tests {
+    use super::*;
+    use crate::{
+        abi::{
+            stack::now,
+            testing::{used, with_max, TestSock},
+        },
+        reclaim::{
+            scan,
+            testing::{counters, history, send},
+        },
+    };
+
+    #[test]
+    fn a_lowered_page_limit_strips_until_it_holds() -> Result {
+        let sock = history(20, 20, now())?;
+        let all = used(Resource::Frags, Payer::Host);
+        with_max(Resource::Frags, all - 5, || enforce(Resource::Frags))?;
+        assert!(used(Resource::Frags, Payer::Host) <= all - 5);
+        // Not more than need be, by what is freed at once.
+        assert!(used(Resource::Frags, Payer::Host) + 2 * OBJECTS_AT_ONCE > all - 5);
+        assert_eq!(limit::present().0, 20);
+        with_max(Resource::Frags, 0, || enforce(Resource::Frags))?;
+        assert_eq!(used(Resource::Frags, Payer::Host), 0);
+        assert_eq!(limit::present(), (20, 0));
+        assert_eq!(counters(&sock)?.3, 20);
+        Ok(())
+    }
+
+    #[test]
+    fn a_lowered_memory_limit_takes_records_then_slots_then_histories() -> Result {
+        let start = used(Resource::Mem, Payer::Host);
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 20)?;
+        let bare = used(Resource::Mem, Payer::Host);
+        send(&sock, 1, now())?;
+        let one = used(Resource::Mem, Payer::Host);
+        send(&sock, 19, now())?;
+        with_max(Resource::Mem, one, || enforce(Resource::Mem))?;
+        let (packets, _) = limit::present();
+        assert!(packets < 20);
+        assert_eq!(counters(&sock)?.2 + packets as u64, 20);
+
+        // Where the one chunk of slots was is a null pointer now, which stays.
+        let no_slots = bare + size_of::<*const ()>();
+        with_max(Resource::Mem, no_slots, || enforce(Resource::Mem))?;
+        assert_eq!(limit::present(), (0, 0));
+        assert_eq!(used(Resource::Mem, Payer::Host), no_slots);
+        assert_eq!(counters(&sock)?, (20, 0, 20, 0));
+        send(&sock, 2, now())?;
+        assert_eq!(limit::present(), (2, 2));
+
+        // A socket that is not connected may be one that somebody is setting up.
+        let busy = with_max(Resource::Mem, start, || enforce(Resource::Mem));
+        assert_eq!(busy, Err(EBUSY));
+        assert_eq!(limit::present(), (0, 0));
+        assert!(sock.owner().is_some());
+        with_max(Resource::Mem, start, || {
+            sock.while_connected(|| enforce(Resource::Mem))
+        })?;
+        assert_eq!(used(Resource::Mem, Payer::Host), start);
+        assert!(sock.owner().is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn nobody_else_reclaims_while_a_limit_is_lowered() -> Result {
+        let sock = history(2, 2, now())?;
+        let lowering = Lowering::new();
+        assert_eq!(scan(1), None);
+        drop(lowering);
+        assert_eq!(scan(1), Some(1));
+        drop(sock);
+        Ok(())
+    }
+}
