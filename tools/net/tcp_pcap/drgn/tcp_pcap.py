@@ -39,7 +39,7 @@ def _register_command() -> None:
     @linux_kernel_custom_command(
         name="tcp_pcap",
         description="packet histories of TCP sockets",
-        usage="**tcp_pcap** **list**\\|\\ **show**\\|\\ **export** [*option*]...",
+        usage="**tcp_pcap** **list**\\|\\ **show**\\|\\ **export**\\|\\ **limits** [*option*]...",
         long_description="Read the histories that CONFIG_TCP_PCAP keeps. **tcp_pcap --help** tells more.",
         parse=parse_shell_command,
     )

@@ -122,13 +122,15 @@ def history(layout: Layout) -> tuple[dict[str, str], dict[str, str]]:
         "struct tcp_pcap PCAP": rf"\bsk = {capture.sk:#x}\b",
         "struct tcp_sock SOCK": rf"\bpcap = {capture.address:#x}\b",
         "foreach net -s -R SOCK": rf'(?s)PID: {owner.pid} .*COMMAND: "{re.escape(owner.comm)}".*^ *{owner.fd} .*\b{capture.sk:x}\b',
+        "p tcp_pcap_frags": r"(?s)\breserved = \{\s*counter = \d+.*\bmax = \d+.*\bpeak = \{\s*counter = [1-9]\d*",
+        "p tcp_pcap_stocks:a": r"(?s)per_cpu\(tcp_pcap_stocks, 0\).*\bleft = .*\breclaimed_packets = \{\s*counter = \d+",
         "struct tcp_pcap_rec HEAD": rf"(?s)\bserial = {slots[0].record.serial},.*\borig_len = {slots[0].record.orig_len},",
     }
     return values, wanted
 
 
 def more_problems(vmcore: str, vmlinux: str) -> list[str]:
-    """The commands under 'More of a history' answer what the page says they do; there are no others."""
+    """The commands under 'More of a history' and 'Of the host' answer what the page says they do; there are no others."""
     values, wanted = history(opened(vmcore, vmlinux))
     shown = [line for line in page_lines() if not line.startswith("./packets ")]
     problems = [f"in README.md, but not run: {line}" for line in shown if line not in wanted]
@@ -169,7 +171,7 @@ def main() -> int:
     tap.run("README.md shows the commands that are run", page_problems)
     memory = environment("VMCORE"), environment("VMLINUX")
     tap.run("crash and drgn find the same packets", lambda: differences(*memory))
-    tap.run("README.md's other commands for a history", lambda: more_problems(*memory))
+    tap.run("README.md's other commands", lambda: more_problems(*memory))
     tap.run("README.md's line for a pcap", lambda: pcap_problems(*memory))
     return tap.finish()
 

@@ -217,7 +217,7 @@ def memory_cases(tap: Tap, vmcore: Vmcore, folder: Path) -> None:
     """Garbage in a vmcore that is whole otherwise."""
     target = find_target(Layout(vmcore.prog))
     export = ["export", "--both-ends", "-o", str(folder / "damaged.pcapng")]
-    everything = ["show", "--port", str(1)], ["list"], ["show", str(target.capture.index)], export
+    everything = ["show", "--port", str(1)], ["list"], ["show", str(target.capture.index)], ["limits"], export
 
     tap.run("intact", lambda: judge(*run_on(vmcore, export), [0]))
     for name, changes in single_cases(target).items():
@@ -227,6 +227,13 @@ def memory_cases(tap: Tap, vmcore: Vmcore, folder: Path) -> None:
                 return judge(*run_on(vmcore, export), [1])
 
         tap.run(name, damaged)
+
+    def other_cpus() -> list[str]:
+        offset = vmcore.prog["__per_cpu_offset"][1].address_
+        with vmcore.overwritten([(offset or 0, word(WILD))]):
+            return judge(*run_on(vmcore, ["limits"]), [1])
+
+    tap.run("limits: what a CPU has is elsewhere", other_cpus)
 
     chance = random.Random(SEED)
 

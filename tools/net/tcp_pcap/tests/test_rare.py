@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "drgn"))
 
+from drgn import offsetof
 from tcp_pcap_reader.layout import Layout
 
 from tap import Tap, environment
@@ -27,7 +28,11 @@ from vmcore import Target, Vmcore, find_target, word
 
 WHY_RECLAIMED = 10
 WHY_LIMIT = 6
+WHY_PRESSURE = 11
+WHY_UNKNOWN = 99
 FULL = 12
+MAX_CAPTURED = 262144
+TOO_LARGE = 300000
 
 
 class Case:
@@ -92,7 +97,9 @@ def reclaimed(case: Case) -> list[str]:
     """One packet reclaimed."""
     with case.vmcore.overwritten([(case.slot(2), word(0)), (case.target.in_ring("reclaimed"), word(1))]):
         shown = gaps(case.run("show", case.index))
-    wanted = [f"1 packet missing ({case.target.ring.name} {case.serial(2)}): reclaimed under memory pressure"]
+    wanted = [
+        f"1 packet missing ({case.target.ring.name} {case.serial(2)}): reclaimed under memory pressure, or for a lowered limit"
+    ]
     return [] if shown == wanted else [f"shown: {shown}"]
 
 
@@ -125,7 +132,9 @@ def headers_only(case: Case) -> list[str]:
     linear = target.slot.skb.len.value_() - target.slot.skb.data_len.value_()
     problems = []
     for why, text in (
-        (WHY_RECLAIMED, "payload reclaimed under memory pressure"),
+        (WHY_RECLAIMED, "payload reclaimed under memory pressure, or for a lowered limit"),
+        (WHY_PRESSURE, "TCP was under memory pressure (tcp_mem)"),
+        (WHY_UNKNOWN, f"reason {WHY_UNKNOWN}"),
         (WHY_LIMIT, "page limit tcp_pcap_frags_max reached"),
     ):
         changes = [
@@ -153,6 +162,40 @@ def without_socket(case: Case) -> list[str]:
     return [] if after[:5] == wanted and after[-1] == "-" else [f"{after}, not {wanted}"]
 
 
+def too_large(case: Case) -> list[str]:
+    """A packet with more bytes than Wireshark takes is cut in the file, which says so."""
+    target = case.target
+    skb, frag = target.slot.skb, target.shared().frags[0]
+    more = TOO_LARGE - frag.len.value_()
+    length = skb.len.value_() + more
+    changes = [
+        (frag.len.address_ or 0, word(TOO_LARGE, 4)),
+        (target.skb("data_len"), word(skb.data_len.value_() + more, 4)),
+        (target.skb("len"), word(length, 4)),
+        (target.record("orig_len"), word(length, 4)),
+    ]
+    with case.vmcore.overwritten(changes):
+        rows = case.export("frame.packet_id", "frame.cap_len", "frame.len", "frame.comment")
+    found = [row for row in rows if row[0] == str(target.slot.record.serial) and row[2] == str(length)]
+    if [row[1] for row in found] != [str(MAX_CAPTURED)] or "as much as Wireshark takes" not in found[0][3]:
+        return [f"{found} of {len(rows)} packets"]
+    return []
+
+
+def empty(case: Case) -> list[str]:
+    """A history without packets still knows when its socket was last active."""
+    pcap, ring = case.target.layout.pcap_type, case.vmcore.prog.type("struct tcp_pcap_ring")
+    chunks = [case.target.pcap(name) + offsetof(ring, "chunks") for name in ("in", "out")]
+    stamp = case.vmcore.prog.read_u64(case.target.capture.address + offsetof(pcap, "stamp"))
+    with case.vmcore.overwritten([(address, word(0)) for address in chunks]):
+        shown = case.run("show", case.index)
+    last = re.search(r"last active (\d+\.\d+) s before", shown)
+    newest = re.search(r"last packet was (\d+\.\d+) s before", case.run("show", case.index))
+    if not last or not newest or not stamp:
+        return [shown]
+    return [] if abs(float(last[1]) - float(newest[1])) < 1 else [f"{last[0]}, but {newest[0]}"]
+
+
 TESTS = {
     "packets lost in the middle": lost,
     "a packet reclaimed": reclaimed,
@@ -160,6 +203,8 @@ TESTS = {
     "evicted packets are no gap": evicted,
     "a record being written": being_written,
     "headers only": headers_only,
+    "a packet that is too large for Wireshark": too_large,
+    "a history that is empty": empty,
     "a socket that is gone": without_socket,
 }
 

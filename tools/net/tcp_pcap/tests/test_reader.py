@@ -3,8 +3,8 @@
 """
 The drgn reader on a vmcore that has the connections of traffic.py: list, show, export, filters.
 
-Environment: VMCORE and VMLINUX; LIVE, what the reader exported from the running kernel before; OUT, a folder for the pcapng
-files (default: a temporary one).
+Environment: VMCORE and VMLINUX; LIVE, what the reader exported from the running kernel before, with the files of guest.sh beside
+it; OUT, a folder for the pcapng files (default: a temporary one).
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "drgn"))
+
 import drgn
+from tcp_pcap_reader.layout import Layout
+from tcp_pcap_reader.records import records
+from tcp_pcap_reader.report import Report
+from tcp_pcap_reader.walk import captures
 
 import traffic
 from tap import READER, Tap, environment
@@ -28,6 +34,7 @@ VALIDATE = ("-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE")
 BAD = "_ws.malformed || tcp.checksum.status==0 || ip.checksum.status==0"
 BOTH_ENDS = "--both-ends"
 LAST_OF_WHO = 7
+COUNTERS = ("KEPT", "CAPTURED", "HEADERS", "LOST", "RECLAIMED", "STRIPPED")
 DAY = 86400
 
 
@@ -135,7 +142,7 @@ def wide_problems(reader: Reader) -> list[str]:
     narrow, wide = (
         [re.split(r" {2,}", line.strip()) for line in reader.run("list", *options).splitlines()] for options in ([], ["--wide"])
     )
-    names = [f"{way}:{name}" for way in ("IN", "OUT") for name in ("KEPT", "CAPTURED", "HEADERS", "LOST", "RECLAIMED")]
+    names = [f"{way}:{name}" for way in ("IN", "OUT") for name in COUNTERS]
     counts = {name: {row[wide[0].index(name)] for row in wide[1:]} for name in names}
     wanted = [name for name in names if name.endswith("KEPT") or (not name.endswith("CAPTURED") and counts[name] != {"0"})]
     return expect(
@@ -248,7 +255,7 @@ def export_problems(reader: Reader) -> list[str]:
 
 def kept_of(row: list[str]) -> int:
     """Packets of a line of 'list --wide'."""
-    return sum(int(row[column].partition("/")[0]) for column in (LAST_OF_WHO, LAST_OF_WHO + 5))
+    return sum(int(row[column].partition("/")[0]) for column in (LAST_OF_WHO, LAST_OF_WHO + len(COUNTERS)))
 
 
 def one_end_problems(reader: Reader) -> list[str]:
@@ -312,17 +319,19 @@ def content_problems(reader: Reader) -> list[str]:
     path = reader.export(BOTH_ENDS, "--port", traffic.PORT_BULK)
     problems = []
     for interface in (0, 1):
-        lines = tshark(
-            path, "-Y", f"frame.interface_id=={interface} && tcp.len>0", "-T", "fields", "-e", "tcp.seq_raw", "-e", "tcp.payload"
-        )
-        segments = [(int(number), bytes.fromhex(data)) for number, data in (line.split("\t") for line in lines)]
-        start = segments[0][0] if segments else 0
-        stream = b"".join(data for _, data in segments)
-        if not stream or stream not in traffic.BULK:
-            problems.append(
-                f"interface {interface}: {len(segments)} segments from {start}, {len(stream)} bytes are not what was sent"
-            )
-        if max(len(data) for _, data in segments) < 2 * 1500:
+        fields = ("tcp.payload", "frame.cap_len", "frame.len")
+        columns = [word for field in fields for word in ("-e", field)]
+        lines = tshark(path, "-Y", f"frame.interface_id=={interface} && tcp.len>0", "-T", "fields", *columns)
+        segments = [(bytes.fromhex(data), kept == length) for data, kept, length in (line.split("\t") for line in lines)]
+        # What follows a segment that is too large for the file does not join it.
+        streams = [b""]
+        for data, whole in segments:
+            streams[-1] += data
+            streams += [] if whole else [b""]
+        if not streams[0] or not all(stream in traffic.BULK for stream in streams):
+            sizes = [len(stream) for stream in streams]
+            problems.append(f"interface {interface}: {len(segments)} segments, {sizes} bytes are not what was sent")
+        if max(len(data) for data, _ in segments) < 2 * 1500:
             problems.append(f"interface {interface}: no super-segment")
     return problems
 
@@ -343,12 +352,141 @@ def pipe_problems(reader: Reader) -> list[str]:
     return problems
 
 
+# What was given back
+
+
+class Given:
+    """What is told of the packets of both ends of a connection."""
+
+    def __init__(self, reader: Reader, port: int) -> None:
+        self.rows = reader.list("--port", port)
+        self.shown = "".join(reader.run("show", row[0]) for row in self.rows)
+        path = reader.export(BOTH_ENDS, "--port", port)
+        fields = ("frame.drop_count", "frame.cap_len", "frame.len", "frame.comment")
+        columns = [word for field in fields for word in ("-e", field)]
+        self.frames = [line.split("\t") for line in tshark(path, "-T", "fields", *columns)]
+
+    def counter(self, name: str) -> int:
+        """Sum of a counter over the rings."""
+        column = LAST_OF_WHO + COUNTERS.index(name)
+        return sum(int(row[column + way * len(COUNTERS)]) for row in self.rows for way in (0, 1))
+
+    def lines(self, text: str) -> int:
+        """Packets of 'show' with such a note."""
+        return len(re.findall(rf"^ .*; \d+ of \d+ bytes: {re.escape(text)}", self.shown, re.MULTILINE))
+
+    def comments(self, text: str) -> int:
+        """Packets of the export with such a comment, which are shorter than they were."""
+        return sum(text in frame[3] and int(frame[1]) < int(frame[2]) for frame in self.frames)
+
+    def whole(self) -> int:
+        """Packets of the export that have all of a large payload."""
+        return sum(frame[1] == frame[2] and int(frame[2]) > len(traffic.LARGE) // 4 for frame in self.frames)
+
+
+def reclaimed_problems(reader: Reader) -> list[str]:
+    """The shrinker took packets and payload: gaps, notes and counters say so."""
+    given = Given(reader, traffic.PORT_RECLAIMED)
+    missing = re.findall(r"--- (\d+) packets? missing \((?:in|out) [\d-]+\): reclaimed under memory pressure", given.shown)
+    stripped = given.lines("payload reclaimed")
+    return expect(
+        reclaimed=(given.counter("RECLAIMED"), traffic.RECLAIMED),
+        missing=(sum(map(int, missing)), traffic.RECLAIMED),
+        dropped=(sum(int(frame[0] or 0) for frame in given.frames), traffic.RECLAIMED),
+        gap_comments=(any("gap: " in frame[3] and "reclaimed under" in frame[3] for frame in given.frames), True),
+        stripped=(0 < stripped <= given.counter("STRIPPED"), True),
+        stripped_comments=(given.comments("payload reclaimed"), stripped),
+        others_are_whole=(given.whole() > 0, True),
+    )
+
+
+def lowered_problems(reader: Reader) -> list[str]:
+    """A lowered limit took payload, and let none in for a while."""
+    given = Given(reader, traffic.PORT_LOWERED)
+    stripped, limited = given.lines("payload reclaimed"), given.lines("page limit tcp_pcap_frags_max reached")
+    return expect(
+        reclaimed=(given.counter("RECLAIMED"), 0),
+        no_gap=("missing (" in given.shown, False),
+        stripped=(given.counter("STRIPPED") == stripped > 0, True),
+        stripped_comments=(given.comments("payload reclaimed"), stripped),
+        limited=(given.counter("HEADERS") == limited > 0, True),
+        limited_comments=(given.comments("page limit tcp_pcap_frags_max reached"), limited),
+        others_are_whole=(given.whole() > 0, True),
+    )
+
+
+def pressure_problems(reader: Reader) -> list[str]:
+    """While TCP was under memory pressure no payload was kept."""
+    given = Given(reader, traffic.PORT_PRESSURE)
+    pressed = given.lines("TCP was under memory pressure (tcp_mem)")
+    return expect(
+        headers=(given.counter("HEADERS") == pressed > 0, True),
+        comments=(given.comments("TCP was under memory pressure"), pressed),
+        others_are_whole=(given.whole() > 0, True),
+    )
+
+
+def numbers(text: str) -> dict[str, list[int]]:
+    """The lines of /proc/net/tcp_pcap, or of 'limits'."""
+    lines = [line.split() for line in text.splitlines()]
+    return {line[0]: [int(word) for word in line[1:]] for line in lines if line[-1].isdecimal()}
+
+
+def limits_problems(reader: Reader) -> list[str]:
+    """The accounts agree with what the rings have."""
+    said = numbers(reader.run("limits"))
+    prog = drgn.Program()
+    prog.set_core_dump(reader.program[1])
+    prog.load_debug_info([reader.program[3]])
+    layout, report = Layout(prog), Report()
+    rings, pages = [], []
+    for capture in captures(layout, report):
+        for ring in capture.rings.values():
+            rings.append(ring)
+            pages += [slot.record.pages for slot in records(layout, report, capture, ring)]
+    uneven = [ring for ring in rings if ring.captured != ring.evicted + ring.reclaimed + ring.kept]
+    return expect(
+        frags=(said["frags"][0], sum(pages)),
+        frags_max=(said["frags"][1], traffic.FRAGS_MAX),
+        containers_max=(said["frags_containers"], [0, traffic.FRAGS_MAX // 4, 0, 0]),
+        refused=(said["frags"][3] > 0, True),
+        mem=(len(pages) * 256 < said["mem"][0] <= said["mem"][2] <= said["mem"][1], True),
+        packets=(said["packets"], [len(pages)]),
+        payloads=(said["payloads"], [sum(number > 0 for number in pages)]),
+        reclaimed=(said["reclaimed_packets"], [traffic.RECLAIMED]),
+        reclaimed_in_rings=(said["reclaimed_packets"], [sum(ring.reclaimed for ring in rings)]),
+        stripped_in_rings=(said["reclaimed_payloads"], [sum(ring.stripped for ring in rings)]),
+        reclaimed_pages=(said["reclaimed_pages"][0] > 0, True),
+        every_packet_counted=(uneven, []),
+        complete=(report.damaged, 0),
+    )
+
+
+def live_limits_problems(folder: Path) -> list[str]:
+    """On the running kernel 'limits' says what /proc/net/tcp_pcap says: it lies between what that said before and after."""
+    before, live, after = (
+        (folder / f"{name}.limits").read_text(encoding="utf-8") for name in ("before", "live", "after")
+    )
+    first, said, last = numbers(before), numbers(live), numbers(after)
+    between = {
+        name: all(min(ends) <= number <= max(ends) for number, *ends in zip(said[name], first[name], last[name])) for name in said
+    }
+    return expect(
+        names=([line.split()[0] for line in live.splitlines()], [line.split()[0] for line in after.splitlines()]),
+        numbers=([name for name, good in between.items() if not good], []),
+        form=(live.splitlines()[0], after.splitlines()[0]),
+    )
+
+
 # Ways to run it
 
 
 def live_problems(reader: Reader, live: Path) -> list[str]:
     """The running kernel had the packets that the vmcore has, of connections that were at rest."""
-    ports = (traffic.PORT_BULK, traffic.PORT_SMALL, traffic.PORT_V6, traffic.PORT_MAPPED, traffic.PORT_WRAP)
+    ports = (
+        traffic.PORT_BULK, traffic.PORT_SMALL, traffic.PORT_V6, traffic.PORT_MAPPED, traffic.PORT_WRAP,
+        traffic.PORT_RECLAIMED, traffic.PORT_LOWERED, traffic.PORT_PRESSURE,
+    )  # fmt: skip
     at_rest = " || ".join(f"tcp.port=={port}" for port in ports)
     fields = ("frame.interface_name", "frame.packet_id", "frame.time_epoch", "tcp.seq_raw", "tcp.checksum", "frame.len")
     columns = [word for field in fields for word in ("-e", field)]
@@ -388,7 +526,7 @@ def usage_problems(reader: Reader) -> list[str]:
     both = [row for row in every if has_port(row, traffic.PORT_WRAP)]
     server = next(row for row in both if port_of(row[3]) == traffic.PORT_WRAP)
     problems += expect(one_end=(reader.run("show", server[3]), reader.run("show", server[0])))
-    return problems + [name for name in ("list", "show", "export") if "examples:" not in reader.run(name, "--help")]
+    return problems + [name for name in ("list", "show", "export", "limits") if "examples:" not in reader.run(name, "--help")]
 
 
 def ambiguous_problems(reader: Reader) -> list[str]:
@@ -416,6 +554,10 @@ TESTS: dict[str, Callable[[Reader], list[str]]] = {
     "HTTP within the host": http_problems,
     "directions are those of the socket": direction_problems,
     "payload is what was sent": content_problems,
+    "packets reclaimed": reclaimed_problems,
+    "a lowered limit": lowered_problems,
+    "TCP memory pressure": pressure_problems,
+    "limits": limits_problems,
     "pipes": pipe_problems,
     "drgn script": script_problems,
     "drgn plugin": plugin_problems,
@@ -435,8 +577,10 @@ def main() -> int:
         live = os.environ.get("LIVE")
         if live:
             tap.run("the running kernel", partial(live_problems, reader, Path(live)))
+            tap.run("limits of the running kernel", partial(live_limits_problems, Path(live).parent))
         else:
             tap.skip("the running kernel", "LIVE is not set")
+            tap.skip("limits of the running kernel", "LIVE is not set")
     return tap.finish()
 
 

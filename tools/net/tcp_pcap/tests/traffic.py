@@ -34,6 +34,9 @@ PORT_RESET = 5006
 PORT_WRAP = 5007
 PORT_SHARED = 5008
 PORT_NETNS = 5009
+PORT_RECLAIMED = 5011
+PORT_LOWERED = 5012
+PORT_PRESSURE = 5013
 TWICE = 5010
 """Two connections to one server."""
 PORT_HTTP = 8080
@@ -47,6 +50,11 @@ LETTERS = bytes(range(ord("a"), ord("z") + 1))
 """A body of them has no end of line, so the middle of one leaves tshark waiting for more: it reassembles."""
 FRAGS_MAX = 16384
 """Pages of payload: more than all histories need."""
+RECLAIMED = 5
+"""Packets that the shrinker takes away."""
+SYSCTLS = Path("/proc/sys/net/ipv4")
+LARGE = b"z" * 20000
+"""More than fits a record's head."""
 
 BULK = bytes(range(256)) * 4096
 
@@ -73,6 +81,57 @@ def exchange(pair: Pair, request: bytes, response: bytes) -> None:
     receive(server, len(request))
     server.sendall(response)
     receive(client, len(response))
+
+
+def host() -> dict[str, int]:
+    """The last number of each line of /proc/net/tcp_pcap that has one; of an account, what is used."""
+    lines = [line.split() for line in Path("/proc/net/tcp_pcap").read_text(encoding="ascii").splitlines()]
+    return {line[0]: int(line[1]) for line in lines if line[1].isdecimal()}
+
+
+def sysctl(name: str, value: object) -> None:
+    """Set net.ipv4.NAME."""
+    (SYSCTLS / name).write_text(f"{value}\n", encoding="ascii")
+
+
+def reclaimed() -> Pair:
+    """While there is no other history: the shrinker takes all payload, and some packets."""
+    pair = connect(PORT_RECLAIMED)
+    for _ in range(4):
+        exchange(pair, LARGE, LARGE)
+    shrinker = next(Path("/sys/kernel/debug/shrinker").glob("tcp-pcap-*"))
+    before = host()
+    (shrinker / "scan").write_text(f"0 0 {before['payloads'] + RECLAIMED}\n", encoding="ascii")
+    after = host()
+    if not before["payloads"] or after["payloads"] or before["packets"] - after["packets"] != RECLAIMED:
+        raise RuntimeError(f"reclaim took something else: {before} {after}")
+    return pair
+
+
+def lowered() -> Pair:
+    """A lowered limit takes payload, and no new one is kept while all pages are in use."""
+    pair = connect(PORT_LOWERED)
+    for _ in range(4):
+        exchange(pair, LARGE, LARGE)
+    sysctl("tcp_pcap_frags_max", host()["frags"] // 4)
+    for _ in range(4):
+        exchange(pair, LARGE, LARGE)
+    sysctl("tcp_pcap_frags_max", FRAGS_MAX)
+    exchange(pair, LARGE, LARGE)
+    return pair
+
+
+def pressed() -> Pair:
+    """TCP is under memory pressure for a while, which needs the queue of :func:`stuck`: CPUs have a part for nothing."""
+    pair = connect(PORT_PRESSURE)
+    normal = (SYSCTLS / "tcp_mem").read_text(encoding="ascii").split()
+    sysctl("tcp_mem", f"0 0 {normal[2]}")
+    exchange(pair, LARGE, LARGE)
+    sysctl("tcp_mem", " ".join(normal))
+    # It ends with an allocation that finds less in use.
+    exchange(pair, LARGE, LARGE)
+    exchange(pair, LARGE, LARGE)
+    return pair
 
 
 def bulk() -> Pair:
@@ -208,13 +267,18 @@ def http() -> Pair:
 
 def everything() -> list[Pair]:
     """All connections, left open."""
-    for name, value in ("tcp_pcap_packets", PACKETS), ("tcp_pcap_frags_max", FRAGS_MAX):
-        Path("/proc/sys/net/ipv4", name).write_text(f"{value}\n", encoding="ascii")
+    sysctl("tcp_pcap_packets", PACKETS)
+    sysctl("tcp_pcap_frags_max", FRAGS_MAX)
+    given_back = [reclaimed(), lowered()]
+    # Both took what the first had; this is whole.
+    exchange(given_back[0], LARGE, LARGE)
+    # What the others have must stay, whatever memory the guest needs.
+    sysctl("tcp_pcap_aggressive_free", 0)
     pairs = [bulk(), connect(PORT_SMALL), connect(PORT_V6, socket.AF_INET6, "::1"), mapped(), stuck(), reset(), wrapped()]
     exchange(pairs[1], b"a small request", b"a small response")
     exchange(pairs[2], b"an IPv6 request", b"x" * 20000)
     exchange(pairs[3], b"a mapped request", b"y" * 3000)
-    pairs += [elsewhere(), http(), *twice()]
+    pairs += [elsewhere(), http(), *twice(), *given_back, pressed()]
     shared = connect(PORT_SHARED)
     exchange(shared, b"shared", b"by two processes")
     return [*pairs, shared]

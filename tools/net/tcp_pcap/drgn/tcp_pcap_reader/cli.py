@@ -18,11 +18,12 @@ from .corefile import size_and_promise
 from .ends import namesakes, spare
 from .filters import add_filters, chosen, selector
 from .layout import Layout, no_debug_info
+from .limits import read_limits
 from .owners import Owners
 from .packets import Gap, Packet, in_order, read_packet
 from .report import FAILED, Report, Unreadable
 from .sockets import Socket, describe
-from .text import SHOW_HEADER, Conversation, list_lines, show_head
+from .text import SHOW_HEADER, Conversation, limit_lines, list_lines, show_head
 from .walk import captures
 
 DESCRIPTION = """\
@@ -36,6 +37,7 @@ examples:
   tcp_pcap.py -c vmcore -s vmlinux show 3
   tcp_pcap.py -c vmcore -s vmlinux show --last 20 10.0.0.1:40000-10.0.0.2:80
   tcp_pcap.py -c vmcore -s vmlinux export -o all.pcapng
+  tcp_pcap.py -c vmcore -s vmlinux limits
   tcp_pcap.py -c vmcore -s vmlinux export -o - --pid 1234 | tshark -r -
   drgn -k -s vmlinux tcp_pcap.py list
 
@@ -52,10 +54,10 @@ SELECTOR_HELP = (
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add list, show and export."""
+    """Add list, show, export and limits."""
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, description: str, example: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, description: str, example: str, of_sockets: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             help=text,
@@ -63,16 +65,18 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
             epilog="examples:\n" + example,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name != "list":
+        if of_sockets and name != "list":
             command.add_argument("socket", nargs="*", type=selector, metavar="SOCKET", help=SELECTOR_HELP)
-        add_filters(command)
+        if of_sockets:
+            add_filters(command)
         return command
 
     table = add(
         "list",
         "one line per socket with a history",
         "Print one line per socket with a history: KEPT packets of those the ring has room for; if any socket has\n"
-        "such packets, HEADERS without payload, LOST for want of memory, RECLAIMED under memory pressure.\n"
+        "such packets, HEADERS recorded without payload, LOST for want of memory, RECLAIMED under memory pressure or for\n"
+        "a lowered limit, and STRIPPED of their payload for the same reasons.\n"
         "A listener has sizes only, which its accepted sockets inherit. A state in brackets is that of the last\n"
         "packet of a socket that is gone. If no socket matches, a message says so; the exit status is still 0.",
         "  tcp_pcap.py -c vmcore -s vmlinux list --comm 'nginx*'\n"
@@ -108,6 +112,16 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write both sockets of a connection within this host; Wireshark then shows each packet twice, unless it is "
         "told to show one frame.interface_id, and may call packets out of order or malformed",
+    )
+
+    add(
+        "limits",
+        "what all histories together use and may use",
+        "Print what /proc/net/tcp_pcap of that kernel says: of pages (frags) and bytes (mem), in all and by containers\n"
+        "together, what is used, the limit, the most that was ever reserved, and how often something was refused; then\n"
+        "the packets that are kept, those of them that keep pages, and what was reclaimed.",
+        "  tcp_pcap.py -c vmcore -s vmlinux limits",
+        of_sockets=False,
     )
 
 
@@ -206,6 +220,10 @@ class Reader:
         if args.command == "export":
             _check_output(args.output)
         self._check_size()
+        if args.command == "limits":
+            for line in limit_lines(read_limits(self.layout, self.report)):
+                print(line)
+            return self.report.finish()
         sockets = self._sockets(args)
         if args.command == "list":
             self._list(sockets, args)

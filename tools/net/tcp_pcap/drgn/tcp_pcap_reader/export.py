@@ -28,6 +28,9 @@ from .text import congestion, counters, packet_notes
 
 LINKTYPE_RAW = 101
 
+MAX_CAPTURED = 262144
+"""Bytes of a packet that Wireshark takes; it calls a file with more of them corrupt. Merged segments can have more."""
+
 FLAG_CHECKSUM_NOT_READY = 1 << 9
 FLAG_CHECKSUM_VALID = 1 << 10
 FLAG_OFFLOADED = 1 << 11
@@ -139,6 +142,9 @@ class Exporter:
         comments += packet_notes(packet)
         if added:
             comments.append("the IPv6 jumbo payload option was added by this reader")
+        if len(data) > MAX_CAPTURED:
+            comments.append(f"{MAX_CAPTURED} of {len(data)} bytes, which is as much as Wireshark takes")
+            data = data[:MAX_CAPTURED]
         options: dict[str, object] = {
             "opt_comment": comments,
             "epb_flags": _flags(packet),

@@ -33,7 +33,8 @@ WHY = {
     7: "plain text of an offloaded TLS or PSP connection",
     8: "payload in memory that cannot be referenced",
     9: "payload in a frag list",
-    10: "payload reclaimed under memory pressure",
+    10: "payload reclaimed under memory pressure, or for a lowered limit",
+    11: "TCP was under memory pressure (tcp_mem)",
 }
 """enum tcp_pcap_why: why a record holds headers only."""
 

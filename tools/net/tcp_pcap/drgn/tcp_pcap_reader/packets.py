@@ -74,12 +74,13 @@ Found = Union[Slot, Gap]
 
 def missing_reason(ring: Ring) -> str:
     """Why serials of a ring are missing."""
+    reclaimed = "reclaimed under memory pressure, or for a lowered limit"
     if ring.lost and ring.reclaimed:
-        return "lost for want of memory, or reclaimed under memory pressure"
+        return f"lost for want of memory, or {reclaimed}"
     if ring.lost:
         return "lost for want of memory"
     if ring.reclaimed:
-        return "reclaimed under memory pressure"
+        return reclaimed
     return "unreadable, or overwritten while the memory was read"
 
 

@@ -42,6 +42,7 @@ class Record:
     snd_nxt: int
     rcv_nxt: int
     rcv_wnd: int
+    pages: int
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Slot:
     content: Content | None = None
 
 
+_LIVE_TRIES = 3
 _RECORD_FIELDS = tuple(f.name for f in fields(Record))
 
 
@@ -97,16 +99,19 @@ def _read_stable(layout: Layout, ring: Ring, number: int, address: int) -> tuple
     slot, problem = _read_record(layout, ring, number, address)
     if not layout.live:
         return slot, problem
-    if slot:
-        slot.content = read_content(layout, slot.skb, address)
-    try:
-        if slot_pointer(layout, ring, number) != address:
+    for _ in range(_LIVE_TRIES):
+        if slot:
+            slot.content = read_content(layout, slot.skb, address)
+        try:
+            if slot_pointer(layout, ring, number) != address:
+                return None, None
+        except READ_ERRORS:
             return None, None
-    except READ_ERRORS:
-        return None, None
-    again, problem = _read_record(layout, ring, number, address)
-    if slot and again and again.record.serial == slot.record.serial:
-        return slot, None
+        again, problem = _read_record(layout, ring, number, address)
+        # All of the record, since what is reclaimed keeps its serial and its place, and loses its payload.
+        if slot and again and again.record == slot.record:
+            return slot, None
+        slot = again
     return None, problem
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from . import headers
 from .clock import Clock
 from .layout import DIR_IN, DIR_OUT, F_MERGED, ca_state_text, state_text, why_text
+from .limits import Limits
 from .packets import Gap, Packet
 from .sockets import Socket
 from .walk import Ring
@@ -18,7 +19,7 @@ _END_OF_CALENDAR = 1 << 63
 _INFINITE_SSTHRESH = 0x7FFFFFFF
 
 _WHO = ("#", "STATE", "FAMILY", "LOCAL", "REMOTE", "NETNS", "OWNER")
-_COUNTERS = ("KEPT", "CAPTURED", "HEADERS", "LOST", "RECLAIMED")
+_COUNTERS = ("KEPT", "CAPTURED", "HEADERS", "LOST", "RECLAIMED", "STRIPPED")
 _ALWAYS = ("KEPT",)
 _ONLY_WIDE = ("CAPTURED",)
 
@@ -56,7 +57,10 @@ def _counter(socket: Socket, direction: int, name: str) -> str:
     ring = socket.capture.rings[direction]
     if name == "KEPT":
         return f"{ring.kept}/{_size(socket, direction)}"
-    counts = {"CAPTURED": ring.captured, "HEADERS": ring.header_only, "LOST": ring.lost, "RECLAIMED": ring.reclaimed}
+    counts = {
+        "CAPTURED": ring.captured, "HEADERS": ring.header_only, "LOST": ring.lost, "RECLAIMED": ring.reclaimed,
+        "STRIPPED": ring.stripped,
+    }  # fmt: skip
     return str(counts[name])
 
 
@@ -79,8 +83,17 @@ def counters(ring: Ring, size: int) -> str:
     """Counters of a ring in words."""
     return (
         f"{ring.kept} of {size} kept, {ring.captured} captured, {ring.evicted} evicted, "
-        f"{ring.header_only} headers only, {ring.lost} lost, {ring.reclaimed} reclaimed"
+        f"{ring.header_only} headers only, {ring.lost} lost, {ring.reclaimed} reclaimed, {ring.stripped} stripped of payload"
     )
+
+
+def limit_lines(limits: Limits) -> Iterable[str]:
+    """What 'limits' prints: the same as /proc/net/tcp_pcap of that kernel."""
+    yield f"{'account':16} {'used':>12} {'max':>12} {'peak':>12} {'refused':>12}"
+    for account in limits.accounts:
+        yield f"{account.name:16} {account.used:12} {account.max:12} {account.peak:12} {account.refused:12}"
+    for name, count in limits.counts.items():
+        yield f"{name} {count}"
 
 
 def show_head(socket: Socket, clock: Clock, times: Sequence[int]) -> Iterable[str]:
@@ -97,6 +110,8 @@ def show_head(socket: Socket, clock: Clock, times: Sequence[int]) -> Iterable[st
         ring = socket.capture.rings[direction]
         yield f"  {ring.name + ':':4} {counters(ring, _size(socket, direction))}"
     if not times:
+        if clock.now is not None and 0 < socket.capture.stamp <= clock.now:
+            yield f"  it was last active {(clock.now - socket.capture.stamp) / _NS:.3f} s before the memory was taken"
         return
     if clock.offset is not None:
         yield f"  time 0 is {date(clock.real(times[0]))}"

@@ -35,6 +35,7 @@ class Ring:
     header_only: int
     lost: int
     reclaimed: int
+    stripped: int
     slots: list[int] = field(default_factory=list)
 
     @property
@@ -59,12 +60,14 @@ class Capture:
     A struct tcp_pcap.
 
     :ivar sk: address of the ``struct sock``, 0 if it is gone
+    :ivar stamp: CLOCK_MONOTONIC of its last activity in ns
     """
 
     index: int
     address: int
     sk: int
     netns_cookie: int
+    stamp: int
     size_in: int
     size_out: int
     rings: dict[int, Ring]
@@ -156,6 +159,7 @@ def _read_capture(layout: Layout, report: Report, index: int, address: int, shar
         address=address,
         sk=value["sk"],
         netns_cookie=value["netns_cookie"],
+        stamp=value["stamp"],
         size_in=value["size_in"],
         size_out=value["size_out"],
         rings=_rings(value),
@@ -200,6 +204,7 @@ def _ring(direction: int, value: dict[str, Any]) -> Ring:
                 "header_only",
                 "lost",
                 "reclaimed",
+                "stripped",
             )
         ),
     )
