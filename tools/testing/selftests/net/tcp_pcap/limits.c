@@ -57,27 +57,44 @@ TEST_F(tcp_pcap, pages_come_back)
 	EXPECT_LT(start, pcap_frags());
 }
 
-/* A limit below the present use takes nothing away, but lets nothing in. */
-TEST_F(tcp_pcap, pages_limit_lowered)
+/* A limit below the present use holds at once, and the connection goes on within it. */
+TEST_F(tcp_pcap, limit_lowered)
 {
 	struct pcap_pair pair;
-	long full, mem;
+	long frags, mem;
 
 	ASSERT_EQ(0, pcap_pair(&pair, variant->family, variant->addr, 64, 64));
 	ASSERT_EQ(0, pcap_bulk(pair.client, pair.server, BULK));
-	full = pcap_frags();
+	frags = pcap_frags();
 	mem = pcap_mem();
-	ASSERT_LT(self->host.host[PCAP_FRAGS], full);
+	ASSERT_LT(self->host.host[PCAP_FRAGS], frags);
 
-	ASSERT_EQ(0, pcap_host_set(PCAP_FRAGS_MAX, 0));
-	ASSERT_EQ(0, pcap_host_set(PCAP_MEM_MAX, 0));
-	EXPECT_EQ(full, pcap_frags());
+	/* Payload alone is given back, the records stay. */
+	frags /= 2;
+	ASSERT_EQ(0, pcap_host_set(PCAP_FRAGS_MAX, frags));
+	EXPECT_GE(frags, pcap_frags());
+	EXPECT_EQ(mem, pcap_mem());
 	pcap_peak_reset();
 	ASSERT_EQ(0, pcap_bulk(pair.client, pair.server, 5 * BULK));
-	EXPECT_GE(full, pcap_peak(PCAP_FRAGS));
-	EXPECT_EQ(self->host.host[PCAP_FRAGS], pcap_frags());
-	/* The records are there, and are used again. */
+	EXPECT_GE(frags, pcap_peak(PCAP_FRAGS));
 	EXPECT_EQ(mem, pcap_mem());
+
+	mem /= 2;
+	ASSERT_EQ(0, pcap_host_set(PCAP_MEM_MAX, mem));
+	EXPECT_GE(mem, pcap_mem());
+	pcap_peak_reset();
+	ASSERT_EQ(0, pcap_bulk(pair.client, pair.server, 5 * BULK));
+	ASSERT_EQ(0, pcap_rounds(pair.client, pair.server, 100));
+	EXPECT_GE(mem, pcap_peak(PCAP_MEM));
+
+	/* With nothing at all there is no history. */
+	ASSERT_EQ(0, pcap_host_set(PCAP_MEM_MAX, 0));
+	EXPECT_EQ(0, pcap_mem());
+	EXPECT_EQ(0, pcap_frags());
+	EXPECT_EQ(0, pcap_get(pair.client, TCP_PCAP_IN));
+	EXPECT_EQ(0, pcap_get(pair.client, TCP_PCAP_OUT));
+	ASSERT_EQ(0, pcap_bulk(pair.client, pair.server, BULK));
+	EXPECT_EQ(0, pcap_mem());
 }
 
 /* A ring can be made smaller also when no memory can be had. */
@@ -89,7 +106,7 @@ TEST_F(tcp_pcap, smaller_without_memory)
 	ASSERT_EQ(0, pcap_pair(&pair, variant->family, variant->addr, 64, 64));
 	ASSERT_EQ(0, pcap_rounds(pair.client, pair.server, 80));
 	full = pcap_mem();
-	ASSERT_EQ(0, pcap_host_set(PCAP_MEM_MAX, 0));
+	ASSERT_EQ(0, pcap_host_set(PCAP_MEM_MAX, full));
 	EXPECT_EQ(-ENOBUFS, pcap_set(pair.client, TCP_PCAP_IN, 128));
 	EXPECT_EQ(64, pcap_get(pair.client, TCP_PCAP_IN));
 	EXPECT_EQ(full, pcap_mem());

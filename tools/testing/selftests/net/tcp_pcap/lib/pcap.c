@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -21,6 +22,7 @@ const char * const pcap_host_name[PCAP_HOST_SYSCTLS] = {
 	[PCAP_MEM]		= "tcp_pcap_mem",
 	[PCAP_FRAGS_MAX]	= "tcp_pcap_frags_max",
 	[PCAP_MEM_MAX]		= "tcp_pcap_mem_max",
+	[PCAP_AGGRESSIVE_FREE]	= "tcp_pcap_aggressive_free",
 };
 
 const char * const pcap_net_name[PCAP_NET_SYSCTLS] = {
@@ -29,13 +31,32 @@ const char * const pcap_net_name[PCAP_NET_SYSCTLS] = {
 	[PCAP_SNAPLEN]		= "tcp_pcap_snaplen",
 };
 
-/* A sysctl belongs to the namespace in which its file was opened. */
-static int host_fd[PCAP_HOST_SYSCTLS] = { -1, -1, -1, -1 };
+const char * const pcap_mib_name[PCAP_MIBS] = {
+	[PCAP_MIB_CAPTURED]		= "TCPPcapCaptured",
+	[PCAP_MIB_LOST]			= "TCPPcapLost",
+	[PCAP_MIB_NO_HISTORY]		= "TCPPcapNoHistory",
+	[PCAP_MIB_RECLAIMED_PACKETS]	= "TCPPcapReclaimedPackets",
+	[PCAP_MIB_RECLAIMED_PAGES]	= "TCPPcapReclaimedPages",
+	[PCAP_MIB_HDR_SNAPLEN]		= "TCPPcapHdrSnaplen",
+	[PCAP_MIB_HDR_UNREADABLE]	= "TCPPcapHdrUnreadable",
+	[PCAP_MIB_HDR_ZEROCOPY]		= "TCPPcapHdrZerocopy",
+	[PCAP_MIB_HDR_SHARED]		= "TCPPcapHdrShared",
+	[PCAP_MIB_HDR_PFMEMALLOC]	= "TCPPcapHdrPfmemalloc",
+	[PCAP_MIB_HDR_LIMIT]		= "TCPPcapHdrLimit",
+	[PCAP_MIB_HDR_DECRYPTED]	= "TCPPcapHdrDecrypted",
+	[PCAP_MIB_HDR_LINEAR]		= "TCPPcapHdrLinear",
+	[PCAP_MIB_HDR_FRAG_LIST]	= "TCPPcapHdrFragList",
+	[PCAP_MIB_HDR_PRESSURE]		= "TCPPcapHdrPressure",
+};
+
+/* A file belongs to the namespace in which it was opened. */
+static int host_fd[PCAP_HOST_SYSCTLS] = { -1, -1, -1, -1, -1 };
+static int status_fd = -1;
 static long peak[PCAP_HOST_SYSCTLS];
 
 static bool writable(enum pcap_host_sysctl which)
 {
-	return which == PCAP_FRAGS_MAX || which == PCAP_MEM_MAX;
+	return which != PCAP_FRAGS && which != PCAP_MEM;
 }
 
 static void sysctl_path(char *path, size_t len, const char *name)
@@ -56,7 +77,9 @@ int pcap_host_open(void)
 		if (host_fd[i] < 0)
 			return -errno;
 	}
-	return 0;
+	if (status_fd < 0)
+		status_fd = open("/proc/self/net/tcp_pcap", O_RDONLY | O_CLOEXEC);
+	return status_fd < 0 ? -errno : 0;
 }
 
 long pcap_host_get(enum pcap_host_sysctl which)
@@ -112,6 +135,71 @@ int pcap_host_restore(const struct pcap_host *host)
 			err = ret;
 	}
 	return err;
+}
+
+#define STATUS_LINES	9
+
+static const struct {
+	const char	*name;
+	size_t		offset;
+	bool		account;
+} status_lines[STATUS_LINES] = {
+	{ "frags",		offsetof(struct pcap_status, frags),			true },
+	{ "frags_containers",	offsetof(struct pcap_status, frags_containers),		true },
+	{ "mem",		offsetof(struct pcap_status, mem),			true },
+	{ "mem_containers",	offsetof(struct pcap_status, mem_containers),		true },
+	{ "packets",		offsetof(struct pcap_status, packets),			false },
+	{ "payloads",		offsetof(struct pcap_status, payloads),			false },
+	{ "reclaimed_packets",	offsetof(struct pcap_status, reclaimed_packets),	false },
+	{ "reclaimed_payloads",	offsetof(struct pcap_status, reclaimed_payloads),	false },
+	{ "reclaimed_pages",	offsetof(struct pcap_status, reclaimed_pages),		false },
+};
+
+/* One line into the field it belongs to; returns how many fields that filled. */
+static int status_line(const char *line, struct pcap_status *status)
+{
+	char name[32] = "";
+	long v[4];
+	int n, i;
+
+	n = sscanf(line, "%31s %ld %ld %ld %ld", name, &v[0], &v[1], &v[2], &v[3]);
+	for (i = 0; i < STATUS_LINES; i++) {
+		if (strcmp(name, status_lines[i].name) || n != (status_lines[i].account ? 5 : 2))
+			continue;
+		memcpy((char *)status + status_lines[i].offset, v, (n - 1) * sizeof(long));
+		return 1;
+	}
+	return 0;
+}
+
+int pcap_status(struct pcap_status *status)
+{
+	char buf[4096], *line, *next;
+	int found = 0;
+	ssize_t ret;
+
+	ret = pread(status_fd, buf, sizeof(buf) - 1, 0);
+	if (ret <= 0)
+		return ret ? -errno : -EIO;
+	buf[ret] = 0;
+	for (line = strtok_r(buf, "\n", &next); line; line = strtok_r(NULL, "\n", &next))
+		found += status_line(line, status);
+	return found == STATUS_LINES ? 0 : -EPROTO;
+}
+
+bool pcap_all_free(void)
+{
+	struct pcap_status s;
+	int i;
+
+	for (i = 0; i < TIMEOUT_S * 100; i++) {
+		if (!pcap_status(&s) && !s.packets && !s.payloads &&
+		    !s.frags.used && !s.frags_containers.used &&
+		    !s.mem.used && !s.mem_containers.used)
+			return true;
+		usleep(10 * 1000);
+	}
+	return false;
 }
 
 static bool settles(enum pcap_host_sysctl which, long min, long max)
@@ -207,6 +295,75 @@ long pcap_mib(const char *name)
 	}
 	fclose(f);
 	return val;
+}
+
+int pcap_mibs(struct pcap_mibs *mibs)
+{
+	int i;
+
+	for (i = 0; i < PCAP_MIBS; i++) {
+		mibs->val[i] = pcap_mib(pcap_mib_name[i]);
+		if (mibs->val[i] < 0)
+			return mibs->val[i];
+	}
+	return 0;
+}
+
+static int shrinker_open(const char *file, int flags)
+{
+	char pattern[128];
+	glob_t found;
+	int fd, err;
+
+	snprintf(pattern, sizeof(pattern), "/sys/kernel/debug/shrinker/tcp-pcap-*/%s", file);
+	if (glob(pattern, 0, NULL, &found))
+		return -ENOENT;
+	fd = open(found.gl_pathv[0], flags | O_CLOEXEC);
+	err = errno;
+	globfree(&found);
+	return fd < 0 ? -err : fd;
+}
+
+long pcap_shrinker_count(void)
+{
+	long total = 0, n;
+	char buf[256], *pos;
+	ssize_t ret;
+	int fd, len;
+
+	fd = shrinker_open("count", O_RDONLY);
+	if (fd < 0)
+		return fd;
+	ret = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	if (ret < 0)
+		return -EIO;
+	buf[ret] = 0;
+
+	/*
+	 * The memory control group, then a number for each node; nothing at all if there is
+	 * none.
+	 */
+	pos = strchr(buf, ' ');
+	while (pos && sscanf(pos, "%ld%n", &n, &len) == 1) {
+		total += n;
+		pos += len;
+	}
+	return total;
+}
+
+int pcap_shrinker_scan(long n)
+{
+	char buf[64];
+	int fd, ret;
+
+	fd = shrinker_open("scan", O_WRONLY);
+	if (fd < 0)
+		return fd;
+	ret = snprintf(buf, sizeof(buf), "0 0 %ld\n", n);
+	ret = write(fd, buf, ret) == ret ? 0 : -errno;
+	close(fd);
+	return ret;
 }
 
 int pcap_new_netns(void)

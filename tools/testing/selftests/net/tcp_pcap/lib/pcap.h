@@ -34,6 +34,7 @@ enum pcap_host_sysctl {
 	PCAP_MEM,
 	PCAP_FRAGS_MAX,
 	PCAP_MEM_MAX,
+	PCAP_AGGRESSIVE_FREE,
 	PCAP_HOST_SYSCTLS,
 };
 
@@ -52,6 +53,51 @@ struct pcap_host {
 	long	net[PCAP_NET_SYSCTLS];
 };
 
+/* A line of /proc/net/tcp_pcap. */
+struct pcap_account {
+	long	used;
+	long	max;
+	long	peak;
+	long	refused;
+};
+
+/* All of /proc/net/tcp_pcap. */
+struct pcap_status {
+	struct pcap_account	frags;
+	struct pcap_account	frags_containers;
+	struct pcap_account	mem;
+	struct pcap_account	mem_containers;
+	long			packets;
+	long			payloads;
+	long			reclaimed_packets;
+	long			reclaimed_payloads;
+	long			reclaimed_pages;
+};
+
+/* TCPPcap* of /proc/net/netstat. */
+enum pcap_mib {
+	PCAP_MIB_CAPTURED,
+	PCAP_MIB_LOST,
+	PCAP_MIB_NO_HISTORY,
+	PCAP_MIB_RECLAIMED_PACKETS,
+	PCAP_MIB_RECLAIMED_PAGES,
+	PCAP_MIB_HDR_SNAPLEN,
+	PCAP_MIB_HDR_UNREADABLE,
+	PCAP_MIB_HDR_ZEROCOPY,
+	PCAP_MIB_HDR_SHARED,
+	PCAP_MIB_HDR_PFMEMALLOC,
+	PCAP_MIB_HDR_LIMIT,
+	PCAP_MIB_HDR_DECRYPTED,
+	PCAP_MIB_HDR_LINEAR,
+	PCAP_MIB_HDR_FRAG_LIST,
+	PCAP_MIB_HDR_PRESSURE,
+	PCAP_MIBS,
+};
+
+struct pcap_mibs {
+	long	val[PCAP_MIBS];
+};
+
 struct pcap_pair {
 	int	listener;
 	int	client;
@@ -60,10 +106,11 @@ struct pcap_pair {
 
 extern const char * const pcap_host_name[PCAP_HOST_SYSCTLS];
 extern const char * const pcap_net_name[PCAP_NET_SYSCTLS];
+extern const char * const pcap_mib_name[PCAP_MIBS];
 
 /*
  * pcap_host_open() is called in the initial network namespace; from then on the calling process
- * reads and writes the host's sysctls wherever it goes.
+ * reads and writes the host's sysctls, and reads /proc/net/tcp_pcap, wherever it goes.
  */
 int pcap_host_open(void);
 long pcap_host_get(enum pcap_host_sysctl which);
@@ -81,6 +128,10 @@ static inline long pcap_mem(void)
 	return pcap_host_get(PCAP_MEM);
 }
 
+int pcap_status(struct pcap_status *status);
+/* Wait until nothing is kept any more. */
+bool pcap_all_free(void);
+
 /* Wait until an account shows @val; what is freed by RCU needs a moment. */
 bool pcap_settles(enum pcap_host_sysctl which, long val);
 bool pcap_settles_below(enum pcap_host_sysctl which, long max);
@@ -91,6 +142,12 @@ int pcap_sysctl_write(const char *name, const char *text);
 int pcap_sysctl_set(const char *name, long val);
 /* A counter of /proc/net/netstat, such as TCPFastOpenPassive. */
 long pcap_mib(const char *name);
+/* All of TCP_PCAP, of the network namespace we are in. */
+int pcap_mibs(struct pcap_mibs *mibs);
+
+/* The shrinker by debugfs: objects that it can free, and free @n of them. */
+long pcap_shrinker_count(void);
+int pcap_shrinker_scan(long n);
 
 /* Move to a new network namespace with loopback up. */
 int pcap_new_netns(void);
