@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * To be preloaded: the program begins with FAULT_PERCENT of the allocations failing, in
+ * FAULT_ATTR, not before, since then it could hardly be started. And its sockets have
+ * keepalives: TCP that finds no memory for a FIN does not send it again, and the socket would
+ * stay for ever, with its history.
+ */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static void __attribute__((constructor)) arm(void)
+{
+	const char *percent = getenv("FAULT_PERCENT"), *attr = getenv("FAULT_ATTR");
+	int fd;
+
+	if (!percent || !attr || chdir(attr))
+		_exit(125);
+	fd = open("probability", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || chdir("/") || write(fd, percent, strlen(percent)) < 0)
+		_exit(125);
+	close(fd);
+}
+
+int socket(int domain, int type, int protocol)
+{
+	static int (*real)(int domain, int type, int protocol);
+	const int on = 1, seconds = 30;
+	int fd;
+
+	if (!real)
+		real = dlsym(RTLD_NEXT, "socket");
+	fd = real(domain, type, protocol);
+	if (fd >= 0 && domain != AF_UNIX) {
+		setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+		setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof(seconds));
+		setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof(seconds));
+	}
+	return fd;
+}
