@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # The front door. Everything is done by the scripts in dev/; see dev/README.md.
 .DEFAULT_GOAL := help
-.PHONY: help run test kunit boot build check refresh status series setup clean
+.PHONY: help run test soak kunit boot build check refresh status series setup clean
 export LINUX PATCH FILES SOB FORCE V
 
 help: ## this list
@@ -18,8 +18,13 @@ run: ## set up, build, boot, crash the guest, and show its last packets from the
 
 test: ## set up, build, run every test suite; ends with "N passed, N failed"
 	@dev/setup
-	@dev/build x86 um off
+	@dev/build x86 um smp off
 	@dev/test $(SUITES)
+
+soak: ## stress on all kernels for DURATION seconds (600) and a few minutes more; ends with a table
+	@dev/setup packages bindgen kernel
+	@dev/build x86 um smp bench
+	@dev/soak $(DURATION)
 
 kunit: ## rebuild the debug kernel and run its KUnit tests (under a minute after an edit)
 	@dev/setup packages bindgen kernel
@@ -33,7 +38,7 @@ boot: ## a root shell in the guest (KIND=um: in the debug kernel; KIND=off: with
 
 build: ## build all kernels
 	@dev/setup packages bindgen kernel
-	@dev/build x86 um off
+	@dev/build x86 um smp off
 
 check: ## formatting, lints and layout rules
 	@dev/setup packages kernel
