@@ -490,6 +490,12 @@ int tcp_pcap_proc_init(void);
 void tcp_pcap_netstat_names(struct seq_file *seq);
 void tcp_pcap_netstat_values(struct seq_file *seq, const struct net *net);
 
+/* Whether a socket option of TCP is one of ours. */
+static inline bool tcp_pcap_is_sockopt(int optname)
+{
+	return optname == TCP_PCAP_OUT || optname == TCP_PCAP_IN;
+}
+
 /* The history of a socket that we own. */
 static inline struct tcp_pcap *tcp_pcap_owned(const struct sock *sk)
 {
@@ -636,6 +642,11 @@ static inline void tcp_pcap_destroy(struct sock *sk) { }
 static inline void tcp_pcap_netstat_names(struct seq_file *seq) { }
 static inline void tcp_pcap_netstat_values(struct seq_file *seq,
 					   const struct net *net) { }
+
+static inline bool tcp_pcap_is_sockopt(int optname)
+{
+	return false;
+}
 
 static inline int tcp_pcap_setsockopt(struct sock *sk, int optname, int val)
 {

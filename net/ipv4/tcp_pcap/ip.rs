@@ -84,6 +84,7 @@ fn put(buf: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 /// The value of a 16-bit length field: 0 stands for a super-segment above 64 KiB.
+#[inline]
 fn len16(len: usize) -> [u8; 2] {
     u16::try_from(len).unwrap_or(0).to_be_bytes()
 }
@@ -107,6 +108,62 @@ fn finish_ipv4(header: &mut [u8]) {
     put(header, 10, &[0, 0]);
     let sum = checksum(header);
     put(header, 10, &sum.to_be_bytes());
+}
+
+/// The IPv4 header that `__ip_queue_xmit()` will write for a packet of `len` bytes, without
+/// identification; `None` if it has options.
+#[inline]
+pub(crate) fn plain_ipv4(out: &Ipv4Output<'_>, len: usize) -> Option<[[u8; 4]; IPV4_LEN / 4]> {
+    if !out.options().is_empty() {
+        return None;
+    }
+    let total = u16::try_from(len.saturating_add(IPV4_LEN)).unwrap_or(0);
+    let words = [
+        0x45 << 24 | u32::from(out.tos) << 16 | u32::from(total),
+        if out.dont_fragment { 0x4000 } else { 0 },
+        u32::from(out.ttl) << 24 | u32::from(IPPROTO_TCP) << 16,
+        u32::from_be_bytes(out.saddr),
+        u32::from_be_bytes(out.daddr),
+    ];
+    // One's complement sums of 32 bits fold to those of 16.
+    let sum = words
+        .iter()
+        .fold(0u64, |sum, word| sum.wrapping_add(u64::from(*word)));
+    let sum = (sum & 0xffff)
+        .wrapping_add(sum >> 16 & 0xffff)
+        .wrapping_add(sum >> 32);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let [w0, w1, w2, saddr, daddr] = words.map(u32::to_be_bytes);
+    let [ttl, protocol, ..] = w2;
+    let [hi, lo] = (!(sum as u16)).to_be_bytes();
+    Some([w0, w1, [ttl, protocol, hi, lo], saddr, daddr])
+}
+
+/// The IPv6 header that `ip6_xmit()` will write for a packet of `len` bytes; `None` if it has
+/// extension headers.
+#[cfg(CONFIG_IPV6)]
+#[inline]
+pub(crate) fn plain_ipv6(out: &Ipv6Output<'_>, len: usize) -> Option<[[u8; 8]; IPV6_LEN / 8]> {
+    if out.has_extensions() {
+        return None;
+    }
+    let halves = |addr| {
+        let addr = u128::from_be_bytes(addr);
+        [(addr >> 64) as u64, addr as u64].map(u64::to_be_bytes)
+    };
+    let first = u64::from(ipv6_word(out)) << 32
+        | u64::from(u16::from_be_bytes(len16(len))) << 16
+        | u64::from(IPPROTO_TCP) << 8
+        | u64::from(out.hop_limit);
+    let ([s0, s1], [d0, d1]) = (halves(out.saddr), halves(out.daddr));
+    Some([first.to_be_bytes(), s0, s1, d0, d1])
+}
+
+/// Version, traffic class and flow label.
+#[cfg(CONFIG_IPV6)]
+fn ipv6_word(out: &Ipv6Output<'_>) -> u32 {
+    6 << 28 | u32::from(out.traffic_class) << 20 | (out.flow_label & 0xfffff)
 }
 
 /// Writes into the empty `h` the IPv4 header that `__ip_queue_xmit()` will write for `skb`, without
@@ -168,8 +225,7 @@ pub(crate) fn ipv6(out: &Ipv6Output<'_>, skb: &SkBuff, h: &mut Header) {
             .map_or(IPPROTO_TCP, |(proto, _)| *proto)
     };
 
-    let word = 6 << 28 | u32::from(out.traffic_class) << 20 | (out.flow_label & 0xfffff);
-    h.push(&word.to_be_bytes());
+    h.push(&ipv6_word(out).to_be_bytes());
     h.push(&len16(ext_len.saturating_add(skb.len())));
     h.push(&[next(0), out.hop_limit]);
     h.push(&out.saddr);
@@ -209,6 +265,7 @@ fn last_hop_at(routing: &[u8]) -> usize {
 }
 
 /// Whether `header` starts like an IP header, and of which version.
+#[inline]
 pub(crate) fn version(header: &[u8]) -> Option<u8> {
     let v = *header.first()? >> 4;
     let min = match v {
@@ -220,6 +277,7 @@ pub(crate) fn version(header: &[u8]) -> Option<u8> {
 }
 
 /// Whether the length in `header` covers a packet of `total` bytes.
+#[inline]
 pub(crate) fn has_length(header: &[u8], total: usize) -> bool {
     let (field, want) = match version(header) {
         Some(4) => (header.get(2..4), len16(total)),
@@ -245,6 +303,7 @@ pub(crate) fn claims_at_least(header: &[u8], total: usize) -> bool {
 
 /// Whether the checksum of an IPv4 header with options, which may have been changed on the way, is
 /// right. It is for any other header: the IP layer checked it.
+#[inline]
 pub(crate) fn has_checksum(header: &[u8]) -> bool {
     header.len() <= IPV4_LEN || version(header) != Some(4) || checksum(header) == 0
 }

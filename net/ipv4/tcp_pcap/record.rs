@@ -11,8 +11,7 @@ use crate::{
     abi::{
         account::{Payer, Resource, Stock},
         layout::{
-            read_rec, write_rec, Rec, Why, F_CONTAINER, F_TRUNC, KIND_PACKET, MAGIC, REC_LEN,
-            VERSION,
+            rec, rec_mut, Dir, Rec, Why, F_CONTAINER, F_TRUNC, KIND_PACKET, MAGIC, REC_LEN, VERSION,
         },
         stack::gfp_packet,
     },
@@ -21,7 +20,7 @@ use crate::{
 use core::mem;
 use kernel::{
     net::{
-        skbuff::{Frag, PageRefs, PrivateSkBuff, PrivateSkBuffList, SkBuff},
+        skbuff::{Frag, IpSummed, PageRefs, PrivateSkBuff, PrivateSkBuffList, SkBuff},
         sock::TcpSock,
     },
     prelude::*,
@@ -113,6 +112,15 @@ impl Drop for Charges {
     }
 }
 
+/// Where a packet belongs: direction and number in ring and connection, time, flags.
+pub(crate) struct Place {
+    pub(crate) dir: Dir,
+    pub(crate) time: u64,
+    pub(crate) serial: u64,
+    pub(crate) order: u64,
+    pub(crate) flags: u16,
+}
+
 /// A packet as a hook found it.
 pub(crate) struct Packet<'a> {
     /// The packet from its TCP header on.
@@ -136,6 +144,7 @@ impl Packet<'_> {
     }
 
     /// Bytes of payload.
+    #[inline]
     pub(crate) fn payload(&self) -> usize {
         self.skb.len().saturating_sub(self.tcp_len())
     }
@@ -176,8 +185,7 @@ impl Record {
 
     /// Takes over what [`Self::into_skb`] returned, from a slot.
     pub(crate) fn from_skb(skb: PrivateSkBuff) -> Self {
-        let (pages, flags) =
-            read_rec(skb.head()).map_or((0, 0), |rec| (rec.pages as usize, rec.flags));
+        let (pages, flags) = rec(skb.head()).map_or((0, 0), |rec| (rec.pages as usize, rec.flags));
         let payer = if flags & F_CONTAINER != 0 {
             Payer::Containers
         } else {
@@ -201,7 +209,7 @@ impl Record {
     /// The description.
     #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
     pub(crate) fn rec(&self) -> Option<Rec> {
-        read_rec(self.skb.head())
+        rec(self.skb.head()).copied()
     }
 
     /// The packet.
@@ -237,25 +245,20 @@ impl Record {
         if let Some(charge) = self.charges.split_pages(0) {
             freed.charged(payer, charge);
         }
-        if let Some(rec) = read_rec(self.skb.head()) {
-            let rec = Rec {
-                why: Why::Reclaimed as u8,
-                flags: rec.flags | F_TRUNC,
-                pages: 0,
-                ..rec
-            };
-            write_rec(self.skb.head_mut(), rec);
+        if let Some(rec) = rec_mut(self.skb.head_mut()) {
+            rec.why = Why::Reclaimed as u8;
+            rec.flags |= F_TRUNC;
+            rec.pages = 0;
         }
         Ok(())
     }
 
     /// Makes this the record of `packet`; what it held before is given back.
     ///
-    /// `rec` describes the packet but for what this function finds out: what of it is kept, and why
-    /// not all. At most `snaplen` bytes of payload are kept. Returns why there is less.
+    /// At most `snaplen` bytes of payload are kept. Returns why there is less.
     pub(crate) fn fill(
         &mut self,
-        rec: Rec,
+        place: &Place,
         sk: &TcpSock,
         packet: &Packet<'_>,
         snaplen: Option<usize>,
@@ -314,18 +317,43 @@ impl Record {
         } else {
             0
         };
-        let rec = Rec {
-            magic: MAGIC,
-            version: VERSION,
-            kind: KIND_PACKET,
-            why: why as u8,
-            flags: rec.flags | container | if short { F_TRUNC } else { 0 },
-            orig_len: u32::try_from(packet.ip_len.saturating_add(skb.len())).unwrap_or(u32::MAX),
-            net_len: u16::try_from(packet.ip_len).unwrap_or(u16::MAX),
-            pages: u32::try_from(kept.pages).unwrap_or(u32::MAX),
-            ..rec
-        };
-        write_rec(self.skb.head_mut(), rec);
+        let partial = skb.ip_summed() == IpSummed::Partial;
+        let net_len = u16::try_from(packet.ip_len).unwrap_or(u16::MAX);
+        // Nobody sees it until it is in its slot.
+        if let Some(rec) = rec_mut(self.skb.head_mut()) {
+            *rec = Rec {
+                magic: MAGIC,
+                version: VERSION,
+                kind: KIND_PACKET,
+                dir: place.dir as u8,
+                why: why as u8,
+                serial: place.serial,
+                time: place.time,
+                order: place.order,
+                orig_len: u32::try_from(packet.ip_len.saturating_add(skb.len()))
+                    .unwrap_or(u32::MAX),
+                gso_segs: packet.segments(),
+                gso_size: skb.gso_size(),
+                flags: place.flags | container | if short { F_TRUNC } else { 0 },
+                ip_summed: skb.ip_summed() as u8,
+                state: sk.state(),
+                csum_start: if partial { net_len } else { 0 },
+                csum_offset: if partial { 16 } else { 0 },
+                net_len,
+                ca_state: sk.ca_state(),
+                reserved: 0,
+                verdict: 0,
+                snd_cwnd: sk.snd_cwnd(),
+                ssthresh: sk.snd_ssthresh(),
+                srtt_us: sk.srtt_us(),
+                snd_una: sk.snd_una(),
+                snd_nxt: sk.snd_nxt(),
+                rcv_nxt: sk.rcv_nxt(),
+                rcv_wnd: sk.rcv_wnd(),
+                pages: u32::try_from(kept.pages).unwrap_or(u32::MAX),
+                reserved2: [0; 2],
+            };
+        }
         why
     }
 
@@ -564,12 +592,26 @@ impl Kept {
 /// Writes `bytes` at `at`, if they fit; returns where they end.
 fn append(head: &mut [u8], at: usize, bytes: &[u8]) -> usize {
     let end = at.saturating_add(bytes.len());
-    match head.get_mut(at..end) {
-        Some(to) => {
-            to.copy_from_slice(bytes);
-            end
+    let Some(to) = head.get_mut(at..end) else {
+        return at;
+    };
+    // Nearly all headers have one of these lengths, and are copied without a call then: IPv4 or TCP
+    // without options, TCP with a time stamp, IPv6.
+    if !(copy::<20>(to, bytes) || copy::<32>(to, bytes) || copy::<40>(to, bytes)) {
+        to.copy_from_slice(bytes);
+    }
+    end
+}
+
+/// Copies `N` bytes, if it is so many.
+#[inline]
+fn copy<const N: usize>(to: &mut [u8], from: &[u8]) -> bool {
+    match (<&mut [u8; N]>::try_from(to), <&[u8; N]>::try_from(from)) {
+        (Ok(to), Ok(from)) => {
+            *to = *from;
+            true
         }
-        None => at,
+        _ => false,
     }
 }
 

@@ -10,49 +10,17 @@
 use crate::{
     abi::{
         history::{Counter, Owner},
-        layout::{Dir, Rec, Why},
+        layout::{Dir, Why},
         netns::{Mib, Netns},
-        slots::Slots,
+        slots::{Found, Slots},
         stack::gfp_packet,
     },
-    record::{Packet, Record},
+    record::{Packet, Place, Record},
 };
 use kernel::{
-    net::{
-        skbuff::IpSummed,
-        sock::TcpSock, //
-    },
-    sync::rcu,
+    net::sock::TcpSock,
+    sync::rcu, //
 };
-
-/// What is common to all packets of a socket at one moment.
-fn describe(sk: &TcpSock, dir: Dir, time: u64, packet: &Packet<'_>) -> Rec {
-    let skb = packet.skb;
-    let partial = skb.ip_summed() == IpSummed::Partial;
-    Rec {
-        dir: dir as u8,
-        time,
-        gso_segs: packet.segments(),
-        gso_size: skb.gso_size(),
-        ip_summed: skb.ip_summed() as u8,
-        csum_start: if partial {
-            u16::try_from(packet.ip_len).unwrap_or(0)
-        } else {
-            0
-        },
-        csum_offset: if partial { 16 } else { 0 },
-        state: sk.state(),
-        ca_state: sk.ca_state(),
-        snd_cwnd: sk.snd_cwnd(),
-        ssthresh: sk.snd_ssthresh(),
-        srtt_us: sk.srtt_us(),
-        snd_una: sk.snd_una(),
-        snd_nxt: sk.snd_nxt(),
-        rcv_nxt: sk.rcv_nxt(),
-        rcv_wnd: sk.rcv_wnd(),
-        ..Rec::default()
-    }
-}
 
 /// Whether packets of this direction are recorded.
 pub(crate) fn is_recorded(owner: &mut Owner<'_>, dir: Dir) -> bool {
@@ -82,24 +50,27 @@ pub(crate) fn record(
     let serial = ring.next();
     // Reclaim may take slots away, which then live on until we are through.
     let rcu = rcu::read_lock();
-    let old = ring.take(serial, &rcu);
-    if old.is_some() {
-        ring.add(Counter::Evicted, 1);
-    }
+    let slot = ring.slot(serial, &rcu);
+    let old = slot.as_ref().and_then(Found::take);
+    let mut evicted = u64::from(old.is_some());
     let had_payload = old.as_ref().is_some_and(Record::has_payload);
 
     let done = match old.map_or_else(|| Record::new(payer), Ok) {
         Ok(mut record) => {
-            let rec = Rec {
+            let place = Place {
+                dir,
+                time,
                 serial,
                 order,
                 flags,
-                ..describe(sk, dir, time, packet)
             };
-            let why = record.fill(rec, sk, packet, snaplen);
+            let why = record.fill(&place, sk, packet, snaplen);
             let payloads = i64::from(record.has_payload());
             ring.add_payloads(payloads.saturating_sub(i64::from(had_payload)));
-            let back = ring.put(serial, record, gfp_packet(), &rcu);
+            let back = match slot {
+                Some(slot) => slot.put(record),
+                None => ring.put(serial, record, gfp_packet(), &rcu),
+            };
             if back.is_err() {
                 ring.add_payloads(payloads.wrapping_neg());
             }
@@ -119,7 +90,7 @@ pub(crate) fn record(
             }
             if let Some(back) = back {
                 // Reclaim had it in hand when we looked for it.
-                ring.add(Counter::Evicted, 1);
+                evicted = evicted.wrapping_add(1);
                 ring.add_payloads(i64::from(back.has_payload()).wrapping_neg());
             }
         }
@@ -128,6 +99,7 @@ pub(crate) fn record(
             netns.count(Mib::Lost, 1);
         }
     }
+    ring.add(Counter::Evicted, evicted);
     ring.advance();
 }
 

@@ -47,16 +47,10 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
     let merged = grown
         || packet.ack_and_flags.is_some()
         || (several && (skb.ip_summed() != IpSummed::Partial || packet.payload() == 0));
-    let mut flags = 0;
-    for (flag, set) in [
-        (F_IPV6, ip::version(header) == Some(6)),
-        (F_MERGED, merged),
-        (F_LEN_FIXED, length_differs),
-    ] {
-        if set {
-            flags |= flag;
-        }
-    }
+    let flag = |set: bool, flag: u16| if set { flag } else { 0 };
+    let flags = flag(ip::version(header) == Some(6), F_IPV6)
+        | flag(merged, F_MERGED)
+        | flag(length_differs, F_LEN_FIXED);
     ring::record(sk, owner, Dir::In, time, &packet, flags)
 }
 

@@ -22,26 +22,44 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
     if !ring::is_recorded(owner, Dir::Out) {
         return;
     }
-    let mut header = ip::Header::new();
-    let flags = write_header(sk, skb, &mut header);
-    let packet = Packet {
-        skb,
-        ip: header.bytes(),
-        ip_len: header.wire_len(),
-        ack_and_flags: None,
-    };
-    ring::record(sk, owner, Dir::Out, time, &packet, flags | F_SYNTH)
+    with_header(sk, skb, |ip, ip_len, flags| {
+        let packet = Packet {
+            skb,
+            ip,
+            ip_len,
+            ack_and_flags: None,
+        };
+        ring::record(sk, owner, Dir::Out, time, &packet, flags | F_SYNTH)
+    })
 }
 
-/// Writes the IP header of a packet into the empty `header`; returns the record's flags for it.
-fn write_header(sk: &TcpSock, skb: &SkBuff, header: &mut ip::Header) -> u16 {
+/// Calls `f` with the IP header of a packet, the length of that on the wire, and the record's flags
+/// for it.
+fn with_header(sk: &TcpSock, skb: &SkBuff, f: impl FnOnce(&[u8], usize, u16)) {
     #[cfg(CONFIG_IPV6)]
     if sk.sends_ipv6() {
-        ip::ipv6(&sk.ipv6_output(skb), skb, header);
-        return F_IPV6;
+        let out = sk.ipv6_output(skb);
+        return match ip::plain_ipv6(&out, skb.len()) {
+            Some(header) => f(header.as_flattened(), header.as_flattened().len(), F_IPV6),
+            None => with_long_header(|header| ip::ipv6(&out, skb, header), F_IPV6, f),
+        };
     }
-    ip::ipv4(&sk.ipv4_output(skb), skb, header);
-    0
+    let out = sk.ipv4_output(skb);
+    match ip::plain_ipv4(&out, skb.len()) {
+        Some(header) => f(header.as_flattened(), header.as_flattened().len(), 0),
+        None => with_long_header(|header| ip::ipv4(&out, skb, header), 0, f),
+    }
+}
+
+#[inline(never)]
+fn with_long_header(
+    write: impl FnOnce(&mut ip::Header),
+    flags: u16,
+    f: impl FnOnce(&[u8], usize, u16),
+) {
+    let mut header = ip::Header::new();
+    write(&mut header);
+    f(header.bytes(), header.wire_len(), flags)
 }
 
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
@@ -67,10 +85,21 @@ mod tests {
         Ok(sock)
     }
 
+    /// The header of a packet, and the record's flags for it.
+    fn header_of(sock: &TestSock, skb: &SkBuff) -> (ip::Header, u16) {
+        let mut found = (ip::Header::new(), 0);
+        sock.locked(|sk| {
+            with_header(sk, skb, |header, len, flags| {
+                found = (ip::Header::copy_of(header), flags);
+                assert_eq!(found.0.wire_len(), len);
+            })
+        });
+        found
+    }
+
     fn ipv4_header(sock: &TestSock, payload: usize) -> Result<ip::Header> {
         let skb = segment(payload, 0)?;
-        let mut header = ip::Header::new();
-        let flags = sock.locked(|sk| write_header(sk, skb.as_skb(), &mut header));
+        let (header, flags) = header_of(sock, skb.as_skb());
         assert_eq!(flags, 0);
         assert_eq!(ip::checksum(header.bytes()), 0);
         Ok(header)
@@ -84,6 +113,26 @@ mod tests {
         assert_eq!(h[12..16], SADDR);
         assert_eq!(h[16..20], DADDR);
         assert_eq!(h.len(), 20);
+        Ok(())
+    }
+
+    #[test]
+    fn the_short_way_to_a_header_agrees_with_the_long_one() -> Result {
+        let sock = ipv4_sock()?;
+        for (tos, ttl, discover, payload) in [
+            (0, 64, 0, 0),
+            (0xff, 255, 2, 1),
+            (4, 1, 1, 1448),
+            (2, 9, 2, 65536),
+        ] {
+            sock.set_int(SOL_IP, IP_TOS, tos)?;
+            sock.set_int(SOL_IP, IP_TTL, ttl)?;
+            sock.set_int(SOL_IP, IP_MTU_DISCOVER, discover)?;
+            let skb = segment(payload, 0)?;
+            let mut long = ip::Header::new();
+            sock.locked(|sk| ip::ipv4(&sk.ipv4_output(skb.as_skb()), skb.as_skb(), &mut long));
+            assert_eq!(header_of(&sock, skb.as_skb()).0.bytes(), long.bytes());
+        }
         Ok(())
     }
 
@@ -143,20 +192,23 @@ mod tests {
 
         let sock = TestSock::new_ipv6()?;
         let skb = segment(100, 0)?;
-        let mut h = ip::Header::new();
-        let flags = sock.locked(|sk| write_header(sk, skb.as_skb(), &mut h));
+        let (h, flags) = header_of(&sock, skb.as_skb());
         assert_eq!(flags, F_IPV6);
         // No hash yet, so no flow label is made up; the namespace's default hop limit.
         assert_eq!(h.bytes()[..8], [0x60, 0, 0, 0, 0, 120, 6, 64]);
         assert_eq!(h.wire_len(), 40);
+
+        sock.set_int(SOL_IPV6, IPV6_TCLASS, 0x5c)?;
+        let mut long = ip::Header::new();
+        sock.locked(|sk| ip::ipv6(&sk.ipv6_output(skb.as_skb()), skb.as_skb(), &mut long));
+        assert_eq!(header_of(&sock, skb.as_skb()).0.bytes(), long.bytes());
 
         // The ECN bits are TCP's own.
         sock.set_int(SOL_IPV6, IPV6_TCLASS, 0xa7)?;
         sock.set_int(SOL_IPV6, IPV6_UNICAST_HOPS, 5)?;
         sock.set_option(SOL_IPV6, IPV6_HOPOPTS, &PADN)?;
         sock.set_option(SOL_IPV6, IPV6_DSTOPTS, &PADN)?;
-        let mut h = ip::Header::new();
-        sock.locked(|sk| write_header(sk, skb.as_skb(), &mut h));
+        let (h, _) = header_of(&sock, skb.as_skb());
         let h = h.bytes();
         assert_eq!(h[..8], [0x6a, 0x40, 0, 0, 0, 136, 0, 5]);
         assert_eq!(h[40..48], [60, 0, 1, 4, 0, 0, 0, 0]);

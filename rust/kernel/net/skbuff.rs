@@ -537,6 +537,9 @@ impl PrivateSkBuff {
         // SAFETY: By the type invariant the buffer and its shared info are ours.
         let info = unsafe { &mut *bindings::skb_shinfo(skb) };
         let nr = usize::from(core::mem::take(&mut info.nr_frags));
+        if nr == 0 {
+            return;
+        }
         for frag in info.frags.iter().take(nr) {
             // SAFETY: By the type invariant each frag holds a reference to its page, which is given
             // back once since `nr_frags` is 0 now.

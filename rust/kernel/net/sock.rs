@@ -370,6 +370,12 @@ impl<'a> Ipv6Output<'a> {
         unsafe { self.opt.as_ref() }
     }
 
+    /// Whether the socket has any extension header.
+    #[inline]
+    pub fn has_extensions(&self) -> bool {
+        !self.opt.is_null()
+    }
+
     /// Hop-by-hop options header.
     pub fn hop_by_hop(&self) -> Option<&'a [u8]> {
         self.header(self.opt()?.hopopt)

@@ -9,7 +9,7 @@ use super::{
     account::{Payer, Resource},
     layout::{Dir, CAPTURE_CONTAINER},
     shard,
-    slots::{nr_chunks, Slot, Slots},
+    slots::{nr_chunks, Found, Slot, Slots},
 };
 use crate::{limit::Charge, record::Record};
 use core::{
@@ -255,14 +255,19 @@ impl Ring<'_> {
         !unsafe { (*self.ring.as_ptr()).chunks }.is_null()
     }
 
-    /// Takes the record out of the slot of `serial`.
-    pub(crate) fn take(&mut self, serial: u64, _rcu: &rcu::Guard) -> Option<Record> {
-        self.with_slots(|slots| slots.take(serial))
+    /// The slot of `serial`, if it exists by now.
+    #[inline]
+    pub(crate) fn slot<'s>(&'s self, serial: u64, _rcu: &'s rcu::Guard) -> Option<Found<'s>> {
+        let r = self.ring.as_ptr();
+        // SAFETY: The ring is valid, and its owner, who alone exchanges its chunks, has lent it for
+        // `'s`; we are in an RCU read side section.
+        unsafe { Found::new((*r).chunks.cast(), (*r).size, serial) }
     }
 
     /// Adds to the number of records that keep pages in memory: before such a record is put into
     /// its slot, and after it was taken out.
-    pub(crate) fn add_payloads(&mut self, n: i64) {
+    #[inline]
+    pub(crate) fn add_payloads(&self, n: i64) {
         if n != 0 {
             // SAFETY: The ring is valid, and the counter accessed atomically.
             let cell =

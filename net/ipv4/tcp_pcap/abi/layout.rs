@@ -76,14 +76,14 @@ unsafe impl AsBytes for RecBytes {}
 // SAFETY: As above; any bits are valid integers.
 unsafe impl FromBytes for RecBytes {}
 
-/// Writes a record's description to the start of its head. Does nothing if there is no room.
-pub(crate) fn write_rec(head: &mut [u8], rec: Rec) {
-    if let Some(to) = head.get_mut(..REC_LEN) {
-        to.copy_from_slice(RecBytes(rec).as_bytes());
-    }
+/// A record's description, at the start of its head; heads are aligned as slab memory is.
+#[inline]
+pub(crate) fn rec(head: &[u8]) -> Option<&Rec> {
+    Some(&RecBytes::from_bytes(head.get(..REC_LEN)?)?.0)
 }
 
-/// Reads a record's description.
-pub(crate) fn read_rec(head: &[u8]) -> Option<Rec> {
-    Some(RecBytes::from_bytes_copy(head.get(..REC_LEN)?)?.0)
+/// The same, to be written.
+#[inline]
+pub(crate) fn rec_mut(head: &mut [u8]) -> Option<&mut Rec> {
+    Some(&mut RecBytes::from_bytes_mut(head.get_mut(..REC_LEN)?)?.0)
 }

@@ -142,11 +142,9 @@ impl Slots {
 
     /// The slot of a serial number, if its chunk is there.
     fn get(&self, serial: u64) -> Option<&Slot> {
-        let s = usize::try_from(serial.checked_rem(u64::from(self.size))?).ok()?;
-        let c = NonNull::new(self.cell(s / CHUNK_SLOTS).ok()?.load(Acquire))?;
-        // SAFETY: `s < size`, so by the type invariant the chunk has this slot; it lives as long as
-        // `self`.
-        Some(unsafe { c.add(s % CHUNK_SLOTS).as_ref() })
+        // SAFETY: By the type invariant. Chunks live as long as `self`, or, where reclaim takes them
+        // away, as long as the lock of the shard is held, or an RCU read side section lasts.
+        Some(unsafe { Found::new(self.chunks, self.size, serial) }?.slot)
     }
 
     /// Takes the record out of the slot of `serial`.
@@ -180,22 +178,11 @@ impl Slots {
         _rcu: &rcu::Guard,
     ) -> Result<Option<Record>> {
         let s = serial.checked_rem(u64::from(self.size)).ok_or(EINVAL)?;
-        let i = usize::try_from(s)? / CHUNK_SLOTS;
-        let chunk = self.chunk(i, flags)?;
-        // SAFETY: `s < size`, so by the type invariant the chunk has this slot; one that reclaim
-        // took away lives until the RCU read side lock is released.
-        let slot = unsafe { chunk.add(s as usize % CHUNK_SLOTS).as_ref() };
-        // INVARIANT: A pointer from `into_raw`, of a record.
-        let old = slot.xchg(record.into_skb().into_raw().as_ptr(), Full);
-        // SAFETY: The slot held a record's skb; whoever takes it out owns it.
-        let old =
-            NonNull::new(old).map(|skb| Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }));
-        // Reclaim takes the chunk away first, and then what is in it: either we see that here, or
-        // it sees the record.
-        if self.cell(i)?.load(Relaxed) != chunk.as_ptr() && take_from(slot).is_some() {
-            return Err(ENOBUFS);
-        }
-        Ok(old)
+        self.chunk(usize::try_from(s)? / CHUNK_SLOTS, flags)?;
+        // SAFETY: By the type invariant, and because we are in an RCU read side section.
+        unsafe { Found::new(self.chunks, self.size, serial) }
+            .ok_or(ENOBUFS)?
+            .put(record)
     }
 
     /// Puts a record back into the slot of `serial` that it was taken from, if that is still empty.
@@ -244,7 +231,73 @@ impl Slots {
     }
 }
 
+/// A slot that exists, in the hands of the owner of its ring.
+///
+/// # Invariants
+///
+/// `slot` lies in the chunk at `chunk`, which `cell` pointed at, and which is not freed during `'a`.
+pub(crate) struct Found<'a> {
+    cell: &'a Atomic<*mut Slot>,
+    chunk: *mut Slot,
+    slot: &'a Slot,
+}
+
+impl<'a> Found<'a> {
+    /// The slot of `serial`, if its chunk is there.
+    ///
+    /// # Safety
+    ///
+    /// `chunks` and `size` are those of a [`Slots`] that lives during `'a`, and so do its chunks, or
+    /// an RCU read side section lasts.
+    #[inline]
+    pub(super) unsafe fn new(chunks: *mut *mut Slot, size: u32, serial: u64) -> Option<Self> {
+        if chunks.is_null() {
+            return None;
+        }
+        let s = serial.checked_rem(u64::from(size))? as usize;
+        // SAFETY: `s < size`, so there are more than `s / CHUNK_SLOTS` pointers; owner and reclaim
+        // write them atomically.
+        let cell = unsafe { Atomic::from_ptr(chunks.add(s / CHUNK_SLOTS)) };
+        let chunk = NonNull::new(cell.load(Acquire))?;
+        // INVARIANT: As just found.
+        Some(Self {
+            cell,
+            chunk: chunk.as_ptr(),
+            // SAFETY: `s < size`, so the chunk has this slot.
+            slot: unsafe { chunk.add(s % CHUNK_SLOTS).as_ref() },
+        })
+    }
+
+    /// Takes the record out.
+    #[inline]
+    pub(crate) fn take(&self) -> Option<Record> {
+        take_from(self.slot)
+    }
+
+    /// Puts a record in. Returns what was in it: reclaim may have put a record back since the owner
+    /// found the slot empty.
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS` if reclaim took the chunk away; the record is freed then.
+    #[inline]
+    pub(crate) fn put(&self, record: Record) -> Result<Option<Record>> {
+        // INVARIANT: A pointer from `into_raw`, of a record.
+        let old = self.slot.xchg(record.into_skb().into_raw().as_ptr(), Full);
+        // SAFETY: The slot held a record's skb; whoever takes it out owns it.
+        let old =
+            NonNull::new(old).map(|skb| Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }));
+        // Reclaim takes the chunk away first, and then what is in it: either we see that here, or
+        // it sees the record.
+        if self.cell.load(Relaxed) != self.chunk && self.take().is_some() {
+            return Err(ENOBUFS);
+        }
+        Ok(old)
+    }
+}
+
 /// Takes the record out of a slot.
+#[inline]
 fn take_from(slot: &Slot) -> Option<Record> {
     // Nobody but the owner of the ring makes an empty slot full, so it is worth a look.
     if slot.load(Relaxed).is_null() {

@@ -62,6 +62,7 @@ pub(super) unsafe fn with_lock<R>(sk: *mut bindings::sock, f: impl FnOnce(&TcpSo
 /// The acknowledgement number and the flags with which TCP treats a received packet
 /// (`TCP_SKB_CB()`), if they are not those of its header: after a merge in the backlog they are
 /// those of the last segment, the header's those of the first.
+#[inline]
 pub(crate) fn merged_ack_and_flags(skb: &SkBuff) -> Option<(u32, u8)> {
     // SAFETY: The hooks in the receive path come after `tcp_v4_fill_cb()` or its IPv6 counterpart,
     // which write all of it; the control buffer is aligned to 8 bytes and large enough.
