@@ -74,8 +74,8 @@ def read_limits(layout: Layout, report: Report) -> Limits:
     found = []
     for name, resource, payer in _ACCOUNTS:
         # What containers have in stock is reserved in the account of the host too.
-        payers = (HOST, CONTAINERS) if payer == HOST else (CONTAINERS,)
-        in_stock = sum(total(lambda stock: stock.left[resource][one]) for one in payers)
+        members = ("left", "left_containers") if payer == HOST else ("left_containers",)
+        in_stock = sum(total(lambda stock: getattr(stock, member)[resource]) for member in members)
         try:
             account = accounts[name].read_()
         except READ_ERRORS as error:
