@@ -29,23 +29,40 @@ use kernel::{
     prelude::*, //
 };
 
-/// Gives a socket without history one of these sizes.
-///
-/// # Errors
-///
-/// `ENOMEM`; `ENOBUFS` at the limit of memory.
-fn begin(sk: &TcpSock, size_in: u32, size_out: u32, flags: Flags) -> Result {
-    let mut owner = Capture::new(Netns::of(sk).payer(), flags)?.attach(sk)?;
-    owner.set_size(Dir::In, size_in);
-    owner.set_size(Dir::Out, size_out);
-    provide_slots(sk, &mut owner);
-    Ok(())
+/// A history for a socket that is to have these sizes. Without memory the connection has none, and
+/// lives.
+pub(crate) fn prepare(
+    netns: &Netns<'_>,
+    size_in: u32,
+    size_out: u32,
+    flags: Flags,
+) -> Option<Capture> {
+    if size_in == 0 && size_out == 0 {
+        return None;
+    }
+    let capture = Capture::new(netns.payer(), flags).ok();
+    if capture.is_none() {
+        netns.count(Mib::NoHistory, 1);
+    }
+    capture
+}
+
+/// Gives a socket without history one of these sizes: a new socket, or a child that has the sizes
+/// of its listener, and is not established yet. Context: any but hard interrupts.
+pub(crate) fn begin(sk: &TcpSock, capture: Capture, size_in: u32, size_out: u32) {
+    if let Ok(mut owner) = capture.attach(sk) {
+        owner.set_size(Dir::In, size_in);
+        owner.set_size(Dir::Out, size_out);
+        provide_slots(sk, &mut owner);
+    }
 }
 
 /// As [`begin`], for tests.
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
 pub(crate) fn begin_for_test(sk: &TcpSock, size_in: u32, size_out: u32) -> Result {
-    begin(sk, size_in, size_out, GFP_KERNEL)
+    let capture = prepare(&Netns::of(sk), size_in, size_out, GFP_KERNEL).ok_or(ENOMEM)?;
+    begin(sk, capture, size_in, size_out);
+    Ok(())
 }
 
 /// Provides empty slots of the configured sizes; a listener has none.
@@ -56,24 +73,6 @@ fn provide_slots(sk: &TcpSock, owner: &mut Owner<'_>) {
     for dir in Dir::ALL {
         let slots = Slots::new(owner.size(dir), owner.payer());
         drop(owner.ring(dir).swap_slots(slots));
-    }
-}
-
-/// A new socket. Context: process, may sleep.
-pub(crate) fn init(sk: &TcpSock) {
-    let n = Netns::of(sk).packets();
-    begin_or_count(sk, n, n, GFP_KERNEL)
-}
-
-/// A child that has the sizes of its listener, and is not established yet. Context: softirq.
-pub(crate) fn inherit(child: &TcpSock, size_in: u32, size_out: u32, flags: Flags) {
-    begin_or_count(child, size_in, size_out, flags)
-}
-
-/// Begins a history if there is a size for it. Without memory the connection has none, and lives.
-fn begin_or_count(sk: &TcpSock, size_in: u32, size_out: u32, flags: Flags) {
-    if (size_in != 0 || size_out != 0) && begin(sk, size_in, size_out, flags).is_err() {
-        Netns::of(sk).count(Mib::NoHistory, 1);
     }
 }
 

@@ -4,8 +4,7 @@
 //!
 //! For pages that is payload. For memory it is records; then the slots of rings, chunk by chunk;
 //! and at last whole histories, whose sockets then are as if nobody had asked for any. A history
-//! can be taken only from a socket that nobody works on at this moment, and that is neither being
-//! set up nor on its way out.
+//! can be taken only from a socket that nobody works on at this moment.
 //!
 //! Memory reclaim is kept out meanwhile: it would disturb the marks of a pass that concerns
 //! containers only, and what it could free is being freed.
@@ -64,7 +63,7 @@ impl Drop for Lowering {
 /// # Errors
 ///
 /// `EINTR` if a signal came before it held; `EBUSY` if it does not hold because of histories that
-/// cannot be taken at this time.
+/// are in the hands of others all the time.
 pub(crate) fn enforce(resource: Resource) -> Result {
     if limit::exceeded(resource).is_none() {
         return Ok(());
@@ -301,14 +300,7 @@ mod tests {
         send(&sock, 2, now())?;
         assert_eq!(limit::present(), (2, 2));
 
-        // A socket that is not connected may be one that somebody is setting up.
-        let busy = with_max(Resource::Mem, start, || enforce(Resource::Mem));
-        assert_eq!(busy, Err(EBUSY));
-        assert_eq!(limit::present(), (0, 0));
-        assert!(sock.owner().is_some());
-        with_max(Resource::Mem, start, || {
-            sock.while_connected(|| enforce(Resource::Mem))
-        })?;
+        with_max(Resource::Mem, start, || enforce(Resource::Mem))?;
         assert_eq!(used(Resource::Mem, Payer::Host), start);
         assert!(sock.owner().is_none());
         Ok(())

@@ -7,7 +7,7 @@ use super::{
     history::{present, sizes_of, Owner},
     layout::Dir,
     netns::Netns,
-    stack::{enable, gfp_packet, may_exceed_max, with_lock},
+    stack::{enable, gfp_packet, is_attached, may_exceed_max, with_bh_lock, with_lock},
 };
 use crate::{
     config,
@@ -137,7 +137,13 @@ pub(super) unsafe extern "C" fn tcp_pcap_getsockopt(
 #[export]
 pub(super) unsafe extern "C" fn __tcp_pcap_init_sock(sk: *mut bindings::sock) {
     // SAFETY: By the safety requirements.
-    lifecycle::init(unsafe { TcpSock::from_raw(sk) })
+    let netns = unsafe { Netns::from_raw(sk) };
+    let n = netns.packets();
+    if let Some(capture) = lifecycle::prepare(&netns, n, n, GFP_KERNEL) {
+        // Whoever lowers a limit finds the history in its shard, and asks for the lock.
+        // SAFETY: By the safety requirements nobody has the socket locked.
+        unsafe { with_bh_lock(sk, |sk| lifecycle::begin(sk, capture, n, n)) }
+    }
 }
 
 /// # Safety
@@ -153,7 +159,9 @@ pub(super) unsafe extern "C" fn __tcp_pcap_inherit(
     let (size_in, size_out) = unsafe { sizes_of(listener) };
     // SAFETY: By the safety requirements.
     let child = unsafe { TcpSock::from_raw(child) };
-    lifecycle::inherit(child, size_in, size_out, gfp_packet())
+    if let Some(capture) = lifecycle::prepare(&Netns::of(child), size_in, size_out, gfp_packet()) {
+        lifecycle::begin(child, capture, size_in, size_out)
+    }
 }
 
 /// # Safety
@@ -184,14 +192,23 @@ pub(super) unsafe extern "C" fn __tcp_pcap_disconnect(sk: *mut bindings::sock) {
 
 /// # Safety
 ///
-/// The caller owns `sk`, which nobody can find any more.
+/// The caller owns `sk`, which nobody can find any more but through its history.
 #[export]
 pub(super) unsafe extern "C" fn __tcp_pcap_destroy(sk: *mut bindings::sock) {
-    // SAFETY: By the safety requirements.
-    let sk = unsafe { TcpSock::from_raw(sk) };
-    // SAFETY: Nothing else has an `Owner` while C calls this.
-    if let Some(owner) = unsafe { Owner::of(sk) } {
-        lifecycle::destroy(sk, owner);
+    let destroy = |sk: &TcpSock| {
+        // SAFETY: Nothing else has an `Owner` while C calls this, or we hold the lock.
+        if let Some(owner) = unsafe { Owner::of(sk) } {
+            lifecycle::destroy(sk, owner);
+        }
+    };
+    // SAFETY: By the safety requirements. A socket that still belongs to a `struct socket` was never
+    // handed out (`inet_create()` failed), and nobody has it locked; see `HeldSock::try_own()`.
+    unsafe {
+        if is_attached(sk) {
+            with_bh_lock(sk, destroy)
+        } else {
+            destroy(TcpSock::from_raw(sk))
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     layout::{Dir, SCANNED_ALL, SHARDS},
     netns::Netns,
     slots::{Chunk, Slots},
+    stack::{is_attached, with_bh_lock},
 };
 use core::{
     marker::PhantomData,
@@ -310,26 +311,24 @@ impl HeldSock {
     /// Runs `f` as the owner of the socket, with its history, if nobody else is the owner at this
     /// moment. With BH off.
     ///
-    /// Not for sockets that others work on without lock, because nobody knows of them but us: those
-    /// that are being set up, not accepted yet, or on their way out.
+    /// Not for sockets that others may work on without the lock: a child that is being made
+    /// (TCP_SYN_RECV), and a socket that nobody has and that is closed, because it is on its way
+    /// out.
     pub(crate) fn try_own(&self, f: impl FnOnce(&TcpSock, Owner<'_>)) {
         let sk = self.0.as_ptr();
         // SAFETY: By the type invariant the socket is valid. Locked, in the hands of no process,
-        // attached to a file and not closed, it is ours: what is done without its lock is done
-        // before or after that. So nothing else has an `Owner` of it.
+        // and not one of those above, it is ours: what is done without its lock is done before or
+        // after that. So nothing else has an `Owner` of it.
         unsafe {
-            bindings::local_bh_disable();
-            bindings::bh_lock_sock(sk);
-            let closed = u32::from((*sk).__sk_common.skc_state) == bindings::TCP_CLOSE;
-            let attached = !(*sk).sk_socket.is_null();
-            if !bindings::sock_owned_by_user(sk) && attached && !closed {
-                let sk = TcpSock::from_raw(sk);
-                if let Some(owner) = Owner::of(sk) {
-                    f(sk, owner);
+            with_bh_lock(sk, |owned| {
+                let state = u32::from(owned.state());
+                let in_between = matches!(state, bindings::TCP_SYN_RECV | bindings::TCP_CLOSE);
+                if !bindings::sock_owned_by_user(sk) && (is_attached(sk) || !in_between) {
+                    if let Some(owner) = Owner::of(owned) {
+                        f(owned, owner);
+                    }
                 }
-            }
-            bindings::bh_unlock_sock(sk);
-            bindings::local_bh_enable();
+            })
         }
     }
 }

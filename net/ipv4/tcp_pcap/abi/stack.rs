@@ -59,6 +59,34 @@ pub(super) unsafe fn with_lock<R>(sk: *mut bindings::sock, f: impl FnOnce(&TcpSo
     }
 }
 
+/// Runs `f` with the socket locked against softirqs, and BH off, as code in a softirq has it.
+///
+/// # Safety
+///
+/// `sk` is a valid TCP socket, the spin lock of which the caller does not hold. `f` uses it only if
+/// no process has it locked.
+pub(super) unsafe fn with_bh_lock<R>(sk: *mut bindings::sock, f: impl FnOnce(&TcpSock) -> R) -> R {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        bindings::local_bh_disable();
+        bindings::bh_lock_sock(sk);
+        let r = f(TcpSock::from_raw(sk));
+        bindings::bh_unlock_sock(sk);
+        bindings::local_bh_enable();
+        r
+    }
+}
+
+/// Whether a socket belongs to a `struct socket`: one that a program has, or that is being made.
+///
+/// # Safety
+///
+/// `sk` is a valid socket.
+pub(super) unsafe fn is_attached(sk: *mut bindings::sock) -> bool {
+    // SAFETY: By the safety requirements; the word is read at once.
+    !unsafe { addr_of!((*sk).sk_socket).read_volatile() }.is_null()
+}
+
 /// The acknowledgement number and the flags with which TCP treats a received packet
 /// (`TCP_SKB_CB()`), if they are not those of its header: after a merge in the backlog they are
 /// those of the last segment, the header's those of the first.
@@ -70,7 +98,11 @@ pub(crate) fn merged_ack_and_flags(skb: &SkBuff) -> Option<(u32, u8)> {
         let cb = addr_of!((*skb.as_raw()).cb).cast::<bindings::tcp_skb_cb>();
         ((*cb).ack_seq, (*cb).tcp_flags as u8)
     };
-    let tcp = skb.linear();
-    let same = tcp.get(8..12) == Some(&ack.to_be_bytes()) && tcp.get(13) == Some(&flags);
+    let same = skb
+        .linear()
+        .first_chunk::<14>()
+        .is_some_and(|[.., a, b, c, d, _, f]| {
+            u32::from_be_bytes([*a, *b, *c, *d]) == ack && *f == flags
+        });
     (!same).then_some((ack, flags))
 }

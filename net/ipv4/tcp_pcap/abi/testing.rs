@@ -77,20 +77,6 @@ impl TestSock {
         unsafe { stack::with_lock((*self.0).sk, f) }
     }
 
-    /// Runs `f` while the socket looks connected.
-    pub(crate) fn while_connected<R>(&self, f: impl FnOnce() -> R) -> R {
-        // SAFETY: By the type invariant nobody else has the socket.
-        let state = unsafe { &raw mut (*(*self.0).sk).__sk_common.skc_state };
-        // SAFETY: As above; others read the byte at once.
-        let before = unsafe { state.read() };
-        // SAFETY: As above.
-        unsafe { state.write_volatile(bindings::TCP_ESTABLISHED as u8) };
-        let ret = f();
-        // SAFETY: As above.
-        unsafe { state.write_volatile(before) };
-        ret
-    }
-
     /// Sets an option of any level, as a program would.
     pub(crate) fn set_option(&self, level: u32, name: u32, value: &[u8]) -> Result {
         let mut optval = bindings::sockptr_t::default();

@@ -225,8 +225,11 @@ static int group_begin(bool container, uint64_t *seed)
 	for (i = 0; i < SLOTS; i++) {
 		s = &slots[i];
 		pthread_rwlock_init(&s->lock, &attr);
-		s->listener = pcap_listener(stress_kinds[i % STRESS_KINDS].family,
-					    stress_kinds[i % STRESS_KINDS].addr, 16, 16);
+		/* A limit may be low at this moment. */
+		do {
+			s->listener = pcap_listener(stress_kinds[i % STRESS_KINDS].family,
+						    stress_kinds[i % STRESS_KINDS].addr, 16, 16);
+		} while (s->listener == -ENOBUFS);
 		if (s->listener < 0)
 			return s->listener;
 		ret = connect_slot(s, seed);
@@ -388,9 +391,11 @@ static void *drop(void *arg)
 	int fd;
 
 	fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+	/* No line in the kernel log each time. */
+	if (pwrite(fd, "4\n", 2, 0) != 2)
+		stress_fail("drop_caches: %s", strerror(errno));
 	while (!atomic_load(&stress->stop)) {
-		/* 2, and no line in the kernel log. */
-		if (pwrite(fd, "6\n", 2, 0) != 2)
+		if (pwrite(fd, "2\n", 2, 0) != 2)
 			stress_fail("drop_caches: %s", strerror(errno));
 		if (pcap_host_set(PCAP_AGGRESSIVE_FREE, stress_below(&seed, 4) != 0))
 			stress_fail("tcp_pcap_aggressive_free cannot be set");
