@@ -135,6 +135,7 @@ pub(crate) struct Packet<'a> {
 
 impl Packet<'_> {
     /// Bytes of the TCP header, as far as it is there.
+    #[inline]
     fn tcp_len(&self) -> usize {
         let linear = self.skb.linear();
         linear
@@ -150,6 +151,7 @@ impl Packet<'_> {
     }
 
     /// Segments that it stands for. Some drivers tell only how large these are.
+    #[inline]
     pub(crate) fn segments(&self) -> u16 {
         match (self.skb.gso_segs(), self.skb.gso_size()) {
             (0, 0) => 1,
@@ -184,6 +186,7 @@ impl Record {
     }
 
     /// Takes over what [`Self::into_skb`] returned, from a slot.
+    #[inline]
     pub(crate) fn from_skb(skb: PrivateSkBuff) -> Self {
         let (pages, flags) = rec(skb.head()).map_or((0, 0), |rec| (rec.pages as usize, rec.flags));
         let payer = if flags & F_CONTAINER != 0 {
@@ -264,13 +267,15 @@ impl Record {
         snaplen: Option<usize>,
     ) -> Why {
         // What was charged for these pages pays for the new ones.
-        self.skb.clear_frags();
+        if self.has_payload() {
+            self.skb.clear_frags();
+        }
 
         let old_end = REC_LEN.saturating_add(self.skb.as_skb().len());
         let skb = packet.skb;
         let linear = skb.linear();
         let tcp_len = packet.tcp_len();
-        let payload = packet.payload();
+        let payload = skb.len().saturating_sub(tcp_len);
         let want = snaplen.map_or(payload, |s| payload.min(s));
 
         // Headers.
@@ -292,7 +297,9 @@ impl Record {
         }
 
         // Payload.
-        let kept = if whole {
+        let kept = if want == 0 {
+            Kept::nothing(Why::Not)
+        } else if whole {
             self.payload(sk, skb, tcp_len, want, at)
         } else {
             Kept::nothing(Why::Linear)
@@ -308,8 +315,8 @@ impl Record {
         self.skb
             .set_transport_header(u16::try_from(ip.len()).unwrap_or(0));
         // What the head held before may be payload that must not be kept any longer.
-        if let Some(rest) = self.skb.head_mut().get_mut(end..old_end) {
-            rest.fill(0);
+        if end < old_end {
+            self.clear(end, old_end);
         }
         self.charges.lower(kept.pages);
         let container = if self.charges.payer == Payer::Containers {
@@ -319,42 +326,48 @@ impl Record {
         };
         let partial = skb.ip_summed() == IpSummed::Partial;
         let net_len = u16::try_from(packet.ip_len).unwrap_or(u16::MAX);
-        // Nobody sees it until it is in its slot.
+        // In place, since nobody sees it until it is in its slot.
         if let Some(rec) = rec_mut(self.skb.head_mut()) {
-            *rec = Rec {
-                magic: MAGIC,
-                version: VERSION,
-                kind: KIND_PACKET,
-                dir: place.dir as u8,
-                why: why as u8,
-                serial: place.serial,
-                time: place.time,
-                order: place.order,
-                orig_len: u32::try_from(packet.ip_len.saturating_add(skb.len()))
-                    .unwrap_or(u32::MAX),
-                gso_segs: packet.segments(),
-                gso_size: skb.gso_size(),
-                flags: place.flags | container | if short { F_TRUNC } else { 0 },
-                ip_summed: skb.ip_summed() as u8,
-                state: sk.state(),
-                csum_start: if partial { net_len } else { 0 },
-                csum_offset: if partial { 16 } else { 0 },
-                net_len,
-                ca_state: sk.ca_state(),
-                reserved: 0,
-                verdict: 0,
-                snd_cwnd: sk.snd_cwnd(),
-                ssthresh: sk.snd_ssthresh(),
-                srtt_us: sk.srtt_us(),
-                snd_una: sk.snd_una(),
-                snd_nxt: sk.snd_nxt(),
-                rcv_nxt: sk.rcv_nxt(),
-                rcv_wnd: sk.rcv_wnd(),
-                pages: u32::try_from(kept.pages).unwrap_or(u32::MAX),
-                reserved2: [0; 2],
-            };
+            rec.magic = MAGIC;
+            rec.version = VERSION;
+            rec.kind = KIND_PACKET;
+            rec.dir = place.dir as u8;
+            rec.why = why as u8;
+            rec.serial = place.serial;
+            rec.time = place.time;
+            rec.order = place.order;
+            rec.orig_len =
+                u32::try_from(packet.ip_len.saturating_add(skb.len())).unwrap_or(u32::MAX);
+            rec.gso_segs = packet.segments();
+            rec.gso_size = skb.gso_size();
+            rec.flags = place.flags | container | if short { F_TRUNC } else { 0 };
+            rec.ip_summed = skb.ip_summed() as u8;
+            rec.state = sk.state();
+            rec.csum_start = if partial { net_len } else { 0 };
+            rec.csum_offset = if partial { 16 } else { 0 };
+            rec.net_len = net_len;
+            rec.ca_state = sk.ca_state();
+            rec.reserved = 0;
+            rec.verdict = 0;
+            rec.snd_cwnd = sk.snd_cwnd();
+            rec.ssthresh = sk.snd_ssthresh();
+            rec.srtt_us = sk.srtt_us();
+            rec.snd_una = sk.snd_una();
+            rec.snd_nxt = sk.snd_nxt();
+            rec.rcv_nxt = sk.rcv_nxt();
+            rec.rcv_wnd = sk.rcv_wnd();
+            rec.pages = u32::try_from(kept.pages).unwrap_or(u32::MAX);
+            rec.reserved2 = [0; 2];
         }
         why
+    }
+
+    /// Clears a part of the head.
+    #[cold]
+    fn clear(&mut self, start: usize, end: usize) {
+        if let Some(part) = self.skb.head_mut().get_mut(start..end) {
+            part.fill(0);
+        }
     }
 
     /// Keeps `want` bytes of the payload that starts `offset` bytes into `skb`: in the head, from
@@ -367,9 +380,6 @@ impl Record {
         want: usize,
         at: usize,
     ) -> Kept {
-        if want == 0 {
-            return Kept::nothing(Why::Not);
-        }
         if skb.is_decrypted() {
             return Kept::nothing(Why::Decrypted);
         }
@@ -595,24 +605,30 @@ fn append(head: &mut [u8], at: usize, bytes: &[u8]) -> usize {
     let Some(to) = head.get_mut(at..end) else {
         return at;
     };
-    // Nearly all headers have one of these lengths, and are copied without a call then: IPv4 or TCP
-    // without options, TCP with a time stamp, IPv6.
-    if !(copy::<20>(to, bytes) || copy::<32>(to, bytes) || copy::<40>(to, bytes)) {
+    if !copy_header(to, bytes) {
         to.copy_from_slice(bytes);
     }
     end
 }
 
-/// Copies `N` bytes, if it is so many.
+/// Copies what is as long as most headers are, without a call: three pieces, which overlap if need
+/// be.
 #[inline]
-fn copy<const N: usize>(to: &mut [u8], from: &[u8]) -> bool {
-    match (<&mut [u8; N]>::try_from(to), <&[u8; N]>::try_from(from)) {
-        (Ok(to), Ok(from)) => {
-            *to = *from;
-            true
-        }
-        _ => false,
+fn copy_header(to: &mut [u8], from: &[u8]) -> bool {
+    const PIECE: usize = 16;
+    let last = match from.len().checked_sub(PIECE) {
+        Some(last) if last <= 2 * PIECE => last,
+        _ => return false,
+    };
+    for at in [0, last.min(PIECE), last] {
+        let to = to.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<PIECE>);
+        let from = from.get(at..).and_then(<[u8]>::first_chunk::<PIECE>);
+        let (Some(to), Some(from)) = (to, from) else {
+            return false;
+        };
+        *to = *from;
     }
+    true
 }
 
 /// The first `len` bytes of a sequence of frags.

@@ -9,7 +9,7 @@
 
 use crate::{
     abi::{
-        history::{Counter, Owner},
+        history::{Counter, Owner, Ring},
         layout::{Dir, Why},
         netns::{Mib, Netns},
         slots::{Found, Slots},
@@ -52,53 +52,59 @@ pub(crate) fn record(
     let rcu = rcu::read_lock();
     let slot = ring.slot(serial, &rcu);
     let old = slot.as_ref().and_then(Found::take);
-    let mut evicted = u64::from(old.is_some());
-    let had_payload = old.as_ref().is_some_and(Record::has_payload);
-
-    let done = match old.map_or_else(|| Record::new(payer), Ok) {
-        Ok(mut record) => {
-            let place = Place {
-                dir,
-                time,
-                serial,
-                order,
-                flags,
-            };
-            let why = record.fill(&place, sk, packet, snaplen);
-            let payloads = i64::from(record.has_payload());
-            ring.add_payloads(payloads.saturating_sub(i64::from(had_payload)));
-            let back = match slot {
-                Some(slot) => slot.put(record),
-                None => ring.put(serial, record, gfp_packet(), &rcu),
-            };
-            if back.is_err() {
-                ring.add_payloads(payloads.wrapping_neg());
-            }
-            back.map(|back| (why, back))
-        }
-        Err(e) => Err(e),
+    let evicted = u64::from(old.is_some());
+    let Some(mut record) = old.or_else(|| Record::new(payer).ok()) else {
+        return lose(&mut ring, &netns, evicted);
     };
-    match done {
-        Ok((why, back)) => {
-            ring.add(Counter::Captured, 1);
-            netns.count(Mib::Captured, 1);
-            if why != Why::Not {
-                netns.count(Mib::HeaderOnly(why), 1);
-                if why != Why::Snaplen {
-                    ring.add(Counter::HeaderOnly, 1);
-                }
-            }
-            if let Some(back) = back {
-                // Reclaim had it in hand when we looked for it.
-                evicted = evicted.wrapping_add(1);
-                ring.add_payloads(i64::from(back.has_payload()).wrapping_neg());
-            }
+
+    let place = Place {
+        dir,
+        time,
+        serial,
+        order,
+        flags,
+    };
+    let had_payload = record.has_payload();
+    let why = record.fill(&place, sk, packet, snaplen);
+    let has_payload = record.has_payload();
+    if has_payload != had_payload {
+        ring.add_payloads(if has_payload { 1 } else { -1 });
+    }
+    let back = match slot {
+        Some(slot) => slot.put(record),
+        None => ring.put(serial, record, gfp_packet(), &rcu),
+    };
+    let mut evicted = evicted;
+    match back {
+        Ok(None) => {}
+        Ok(Some(back)) => {
+            // Reclaim had it in hand when we looked for it.
+            evicted = evicted.wrapping_add(1);
+            ring.add_payloads(i64::from(back.has_payload()).wrapping_neg());
         }
         Err(_) => {
-            ring.add(Counter::Lost, 1);
-            netns.count(Mib::Lost, 1);
+            ring.add_payloads(i64::from(has_payload).wrapping_neg());
+            return lose(&mut ring, &netns, evicted);
         }
     }
+
+    ring.add(Counter::Captured, 1);
+    netns.count(Mib::Captured, 1);
+    if why != Why::Not {
+        netns.count(Mib::HeaderOnly(why), 1);
+        if why != Why::Snaplen {
+            ring.add(Counter::HeaderOnly, 1);
+        }
+    }
+    ring.add(Counter::Evicted, evicted);
+    ring.advance();
+}
+
+/// There was no memory for a packet; another one may have been evicted for it.
+#[cold]
+fn lose(ring: &mut Ring<'_>, netns: &Netns<'_>, evicted: u64) {
+    ring.add(Counter::Lost, 1);
+    netns.count(Mib::Lost, 1);
     ring.add(Counter::Evicted, evicted);
     ring.advance();
 }

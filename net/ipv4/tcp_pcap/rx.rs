@@ -25,32 +25,72 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
     }
     let header = skb.network_to_data();
     let total = header.len().saturating_add(skb.len());
-    // ip_options_compile() fills in our address and the time, and leaves the checksum as it was.
-    let fixed = (!ip::has_length(header, total) || !ip::has_checksum(header)).then(|| {
-        let mut fixed = ip::Header::copy_of(header);
-        let length_differs = ip::fix(fixed.bytes_mut(), total);
-        (fixed, length_differs)
-    });
-    let length_differs = matches!(fixed, Some((_, true)));
+    if ip::has_length(header, total) && ip::has_checksum(header) {
+        capture_with(sk, owner, skb, time, header, Length::Right)
+    } else {
+        capture_fixed(sk, owner, skb, time, header, total)
+    }
+}
+
+/// What the length in the IP header said.
+enum Length {
+    /// What it should.
+    Right,
+    /// Something else.
+    Fixed {
+        /// Less than there is.
+        grown: bool,
+    },
+}
+
+/// As [`capture`], where the IP header must be corrected: segments were merged, or
+/// `ip_options_compile()` filled in our address and the time, and left the checksum as it was.
+#[cold]
+fn capture_fixed(
+    sk: &TcpSock,
+    owner: &mut Owner<'_>,
+    skb: &SkBuff,
+    time: u64,
+    header: &[u8],
+    total: usize,
+) {
+    let grown = !ip::claims_at_least(header, total);
+    let mut fixed = ip::Header::copy_of(header);
+    let length = match ip::fix(fixed.bytes_mut(), total) {
+        true => Length::Fixed { grown },
+        false => Length::Right,
+    };
+    capture_with(sk, owner, skb, time, fixed.bytes(), length)
+}
+
+/// As [`capture`], with an IP header that is right, of which a part may be missing.
+#[inline]
+fn capture_with(
+    sk: &TcpSock,
+    owner: &mut Owner<'_>,
+    skb: &SkBuff,
+    time: u64,
+    header: &[u8],
+    length: Length,
+) {
     let packet = Packet {
         skb,
-        ip: fixed.as_ref().map_or(header, |(h, _)| h.bytes()),
-        ip_len: header.len(),
+        ip: header,
+        ip_len: skb.network_to_data().len(),
         ack_and_flags: merged_ack_and_flags(skb),
     };
 
     // Segments merged on their way here: by GRO, which leaves the checksum of the first unless a
     // device is to finish it, or by tcp_add_backlog(), which changes the headers of the first only
     // in part. A socket filter may have cut the packet instead.
-    let grown = length_differs && !ip::claims_at_least(header, total);
-    let several = packet.segments() > 1;
-    let merged = grown
-        || packet.ack_and_flags.is_some()
-        || (several && (skb.ip_summed() != IpSummed::Partial || packet.payload() == 0));
+    let merged = packet.ack_and_flags.is_some()
+        || matches!(length, Length::Fixed { grown: true })
+        || (packet.segments() > 1
+            && (skb.ip_summed() != IpSummed::Partial || packet.payload() == 0));
     let flag = |set: bool, flag: u16| if set { flag } else { 0 };
     let flags = flag(ip::version(header) == Some(6), F_IPV6)
         | flag(merged, F_MERGED)
-        | flag(length_differs, F_LEN_FIXED);
+        | flag(matches!(length, Length::Fixed { .. }), F_LEN_FIXED);
     ring::record(sk, owner, Dir::In, time, &packet, flags)
 }
 

@@ -96,6 +96,7 @@ impl<'a> Owner<'a> {
     }
 
     /// The ring of one direction.
+    #[inline]
     pub(crate) fn ring(&mut self, dir: Dir) -> Ring<'_> {
         let p = self.pcap.as_ptr();
         // SAFETY: By the type invariant.
@@ -115,12 +116,14 @@ impl<'a> Owner<'a> {
     }
 
     /// Whose share it is charged to.
+    #[inline]
     pub(crate) fn payer(&self) -> Payer {
         // SAFETY: By the type invariant; it never changes.
         payer_of(unsafe { (*self.pcap.as_ptr()).flags })
     }
 
     /// Takes the next number of the connection's packets, and notes the time of activity.
+    #[inline]
     pub(crate) fn next_order(&mut self, time: u64) -> u64 {
         let p = self.pcap.as_ptr();
         // SAFETY: By the type invariant only the caller writes these.
@@ -169,6 +172,7 @@ impl Ring<'_> {
     }
 
     /// Adds to a counter, other than those that are written under the shard's lock.
+    #[inline]
     pub(crate) fn add(&mut self, c: Counter, n: u64) {
         let p = self.counter(c);
         // SAFETY: The ring is valid, and its owner alone writes its counters.
@@ -189,6 +193,7 @@ impl Ring<'_> {
     }
 
     /// Goes on to the next serial number: from now on a reader accepts the record of the last one.
+    #[inline]
     pub(crate) fn advance(&mut self) {
         // SAFETY: The ring is valid, and its owner alone writes it.
         unsafe {

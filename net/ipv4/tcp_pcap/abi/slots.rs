@@ -280,7 +280,7 @@ impl<'a> Found<'a> {
     /// # Errors
     ///
     /// `ENOBUFS` if reclaim took the chunk away; the record is freed then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put(&self, record: Record) -> Result<Option<Record>> {
         // INVARIANT: A pointer from `into_raw`, of a record.
         let old = self.slot.xchg(record.into_skb().into_raw().as_ptr(), Full);
