@@ -16,10 +16,10 @@ use crate::{
         reclaim::with_state,
         shard::{self, HeldSock, Listed},
         slots::Chunk,
-        stack::cond_resched,
+        stack::{cond_resched, now},
     },
     lifecycle, limit,
-    reclaim::{free, Kind, State, CLASSES},
+    reclaim::{free, Kind, State, CLASSES, NS_PER_SEC},
     record::Freed,
 };
 use core::convert::Infallible;
@@ -37,8 +37,8 @@ const HISTORIES_AT_ONCE: u32 = 64;
 /// Chunks that wait for one grace period.
 const CHUNKS_AT_ONCE: usize = 1024;
 
-/// How often it tries to get what is in the hands of others.
-const TRIES: u32 = 100;
+/// How long it tries to get what is in the hands of others.
+const PATIENCE: u64 = 2 * NS_PER_SEC;
 
 /// Keeps memory reclaim out.
 struct Lowering;
@@ -88,7 +88,8 @@ enum Stop {
 }
 
 fn try_enforce(resource: Resource) -> Result<Infallible, Stop> {
-    for _ in 0..TRIES {
+    let mut end = None;
+    loop {
         match resource {
             Resource::Frags => free_objects(resource, Kind::Payload)?,
             Resource::Mem => {
@@ -100,8 +101,10 @@ fn try_enforce(resource: Resource) -> Result<Infallible, Stop> {
         // What is left is in the hands of others at this moment.
         fsleep(Delta::from_millis(1));
         exceeded(resource)?;
+        if now() >= *end.get_or_insert(now().saturating_add(PATIENCE)) {
+            return Err(Stop::Busy);
+        }
     }
-    Err(Stop::Busy)
 }
 
 /// Who has to give: `None` for all, or containers alone.
@@ -251,10 +254,7 @@ fn free_histories(resource: Resource) -> Result<(), Stop> {
 mod tests {
     use super::*;
     use crate::{
-        abi::{
-            stack::now,
-            testing::{used, with_max, TestSock},
-        },
+        abi::testing::{used, with_max, TestSock},
         reclaim::{
             scan,
             testing::{counters, history, send},

@@ -43,7 +43,7 @@ use kernel::{
     sync::atomic::Relaxed,
 };
 
-const NS_PER_SEC: u64 = 1_000_000_000;
+pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
 
 /// A pass that is older may be ended, because sockets have become idle since it began.
 const PASS_AGE: u64 = NS_PER_SEC;

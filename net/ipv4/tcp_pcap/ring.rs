@@ -22,11 +22,6 @@ use kernel::{
     sync::rcu, //
 };
 
-/// Whether packets of this direction are recorded.
-pub(crate) fn is_recorded(owner: &mut Owner<'_>, dir: Dir) -> bool {
-    owner.ring(dir).size() != 0
-}
-
 /// Records a packet of a socket, if its direction is recorded.
 ///
 /// Context: softirq, or process context with the socket locked. Does not sleep. Without memory the
@@ -39,7 +34,7 @@ pub(crate) fn record(
     packet: &Packet<'_>,
     flags: u16,
 ) {
-    if !is_recorded(owner, dir) {
+    if owner.ring(dir).size() == 0 {
         return;
     }
     let netns = Netns::of(sk);

@@ -20,13 +20,10 @@ use kernel::net::{
 
 /// Records a received packet whose `data` is at its TCP header.
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
-    if !ring::is_recorded(owner, Dir::In) {
-        return;
-    }
     let header = skb.network_to_data();
     let total = header.len().saturating_add(skb.len());
     if ip::has_length(header, total) && ip::has_checksum(header) {
-        capture_with(sk, owner, skb, time, header, Length::Right)
+        capture_with(sk, owner, skb, time, header, header.len(), Length::Right)
     } else {
         capture_fixed(sk, owner, skb, time, header, total)
     }
@@ -60,23 +57,24 @@ fn capture_fixed(
         true => Length::Fixed { grown },
         false => Length::Right,
     };
-    capture_with(sk, owner, skb, time, fixed.bytes(), length)
+    capture_with(sk, owner, skb, time, fixed.bytes(), header.len(), length)
 }
 
 /// As [`capture`], with an IP header that is right, of which a part may be missing.
-#[inline]
+#[inline(always)]
 fn capture_with(
     sk: &TcpSock,
     owner: &mut Owner<'_>,
     skb: &SkBuff,
     time: u64,
     header: &[u8],
+    ip_len: usize,
     length: Length,
 ) {
     let packet = Packet {
         skb,
         ip: header,
-        ip_len: skb.network_to_data().len(),
+        ip_len,
         ack_and_flags: merged_ack_and_flags(skb),
     };
 

@@ -19,9 +19,6 @@ use kernel::net::{
 
 /// Records a packet about to be sent, whose `data` is at its TCP header.
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
-    if !ring::is_recorded(owner, Dir::Out) {
-        return;
-    }
     with_header(sk, skb, |ip, ip_len, flags| {
         let packet = Packet {
             skb,

@@ -201,8 +201,8 @@ pub(super) unsafe extern "C" fn __tcp_pcap_destroy(sk: *mut bindings::sock) {
             lifecycle::destroy(sk, owner);
         }
     };
-    // SAFETY: By the safety requirements. A socket that still belongs to a `struct socket` was never
-    // handed out (`inet_create()` failed), and nobody has it locked; see `HeldSock::try_own()`.
+    // SAFETY: By the safety requirements. A socket that still has a `struct socket` was not handed
+    // out (`inet_create()` failed), and nobody has it locked; see `HeldSock::try_own()`.
     unsafe {
         if is_attached(sk) {
             with_bh_lock(sk, destroy)

@@ -142,7 +142,7 @@ impl Slots {
 
     /// The slot of a serial number, if its chunk is there.
     fn get(&self, serial: u64) -> Option<&Slot> {
-        // SAFETY: By the type invariant. Chunks live as long as `self`, or, where reclaim takes them
+        // SAFETY: By the type invariant. Chunks live as long as `self`, or, if reclaim takes them
         // away, as long as the lock of the shard is held, or an RCU read side section lasts.
         Some(unsafe { Found::new(self.chunks, self.size, serial) }?.slot)
     }
@@ -235,7 +235,7 @@ impl Slots {
 ///
 /// # Invariants
 ///
-/// `slot` lies in the chunk at `chunk`, which `cell` pointed at, and which is not freed during `'a`.
+/// `slot` lies in the chunk at `chunk`, which `cell` pointed at, and which lives during `'a`.
 pub(crate) struct Found<'a> {
     cell: &'a Atomic<*mut Slot>,
     chunk: *mut Slot,
@@ -247,8 +247,8 @@ impl<'a> Found<'a> {
     ///
     /// # Safety
     ///
-    /// `chunks` and `size` are those of a [`Slots`] that lives during `'a`, and so do its chunks, or
-    /// an RCU read side section lasts.
+    /// `chunks` and `size` are those of a [`Slots`] that lives during `'a`. So do its chunks, or an
+    /// RCU read side section lasts.
     #[inline]
     pub(super) unsafe fn new(chunks: *mut *mut Slot, size: u32, serial: u64) -> Option<Self> {
         if chunks.is_null() {
