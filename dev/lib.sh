@@ -14,6 +14,12 @@ if [ -n "${LINUX:-}" ]; then
 	[ -f "$LINUX/Kbuild" ] || { printf '%s\n' "LINUX=$LINUX: no kernel source there" >&2; exit 1; }
 	ORIG=$(realpath -m "$LINUX")
 	BASE=$CACHE/linux-$(printf %s "$ORIG" | sha256sum | cut -c1-8)
+	unset KERNEL
+elif [ -n "${KERNEL:-}" ]; then
+	[ -f "$DEV/kernel-$KERNEL.pin" ] || { printf '%s\n' "KERNEL=$KERNEL: no dev/kernel-$KERNEL.pin says where its source is" >&2; exit 1; }
+	BASE=$CACHE/kernel-$KERNEL
+	ORIG=$BASE/orig/linux
+	export KERNEL
 fi
 TREE=$BASE/tree
 BUILD_X86=$BASE/build/x86 VMLINUX=$BASE/build/x86/vmlinux BZIMAGE=$BASE/build/x86/arch/x86/boot/bzImage
@@ -32,7 +38,7 @@ export LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 # A checkout that belongs to somebody else is read all the same.
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
 mkdir -p "$LOGS" "$CACHE/stamp" "$BASE"
-[ -z "${V:-}" ] || set -x
+[ "${V:-}" != 1 ] || set -x
 
 say() { printf '%s\n' "== $*"; }
 die() { printf '%s\n' "dev/$(basename "$0"): $*" >&2; exit 1; }
