@@ -31,6 +31,8 @@ def problems(repo: Repo) -> list[str]:
     listed = {p.name for p in patches}
     found += [f"patches/{p.name}: not in patches/series" for p in sorted(repo.patches_dir.glob("*.patch"))
               if p.name not in listed]
+    found += [f"{p.relative_to(repo.root)}: the series has no patch of that name"
+              for p in sorted(repo.patches_dir.glob("*/*.patch")) if p.name not in listed]
     for name in repo.own_files():
         head = (read(repo.root / name) or b"")[:600]
         if not NO_TAG.match(name) and b"SPDX-License-Identifier:" not in head:

@@ -52,10 +52,13 @@ class Patch:
     """patches/NAME: a commit message, `New-files:` with the new files it brings, `---`, and edits of existing files.
 
     A fix is what our test kernels need besides; it lies in dev/fixes and is never part of the series.
+
+    With KERNEL=7.2 a file of the same name in 7.2/ beside it has other edits, because these do not apply there; message and
+    new files are the same.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.name = path, path.name
+    def __init__(self, path: Path, kernel: str = ""):
+        self.path, self.name, self.kernel = path, path.name, kernel
         self.is_fix = path.parent.name == "fixes"
         text = path.read_text()
         head, found, self.diff = text.partition("\n---\n")
@@ -64,12 +67,22 @@ class Patch:
         message, found, globs = (head + "\n").partition("\nNew-files:\n")
         self.message = message.strip() + "\n"
         self.globs = globs.split() if found else []
+        if kernel and self.home.exists():
+            self.diff = self.home.read_text().partition("\n---\n")[2]
         self.edits = files_of_diff(self.diff)
 
     def brings(self, path: str) -> bool:
         return any(path == g or (g.endswith("/**") and path.startswith(g[:-2])) for g in self.globs)
 
+    @property
+    def home(self) -> Path:
+        """Where its edits are written to."""
+        return self.path.parent / self.kernel / self.name
+
     def save(self) -> None:
+        if self.kernel:
+            write(self.home, f"What {self.name} edits in {self.kernel}.\n\n---\n{self.diff}".encode())
+            return
         globs = "".join(f"  {g}\n" for g in self.globs)
         new = f"\nNew-files:\n{globs}" if globs else "\n"
         write(self.path, f"{self.message}{new}---\n{self.diff}".encode())
@@ -81,7 +94,7 @@ class Repo:
     def __init__(self):
         env = os.environ
         self.root, self.tree, self.orig = (Path(env[k]) for k in ("ROOT", "TREE", "ORIG"))
-        self.base = Path(env["BASE"])
+        self.base, self.kernel = Path(env["BASE"]), env.get("KERNEL", "")
         self.manifest_file = self.base / "tree.manifest"
         self.patches_dir = self.root / "patches"
         if not self.orig.is_dir():
@@ -104,7 +117,7 @@ class Repo:
         if missing:
             raise Problem("named in patches/series but not there: " + " ".join(missing))
         fixes = sorted((self.root / "dev" / "fixes").glob("*.patch"))
-        return [Patch(p) for p in (*fixes, *(self.patches_dir / n for n in names))]
+        return [Patch(p, self.kernel) for p in (*fixes, *(self.patches_dir / n for n in names))]
 
     def fixes_and_series(self) -> tuple[list[Patch], list[Patch]]:
         patches = self.patches()

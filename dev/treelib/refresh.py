@@ -132,7 +132,7 @@ def refresh(repo: Repo) -> int:
         old = repo.states()[index].get(name, read(repo.orig / name))
         _edit_patch(patches[index], name, old, data)
         manifest[name] = [digest(data)]
-        print(f"{name}: now in {patches[index].path.relative_to(repo.root)}")
+        print(f"{name}: now in {patches[index].home.relative_to(repo.root)}")
     repo.save_manifest(manifest)
     if left:
         raise Problem("no patch touches these yet; next: make refresh PATCH=name [FILES=..]\n  " + "\n  ".join(left))
