@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # The front door. Everything is done by the scripts in dev/; see dev/README.md.
 .DEFAULT_GOAL := help
-.PHONY: help run test soak kunit boot build check refresh status series setup clean
-export LINUX PATCH FILES SOB FORCE V
+.PHONY: help run test soak kunit boot build check refresh status series series-check bisect-check setup clean
+export LINUX KERNEL PATCH FILES SOB FORCE V
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  LINUX=/path/to/tree  use this kernel source (never modified) instead of the pinned one'
+	@echo '  KERNEL=7.2           use that kernel, which dev/kernel-7.2.pin names, and the edits of patches/7.2 (series, *-check)'
 	@echo '  TCP_PCAP_CACHE=DIR   where source, builds and results lie (default ~/.cache/tcp_pcap)'
 	@echo '  V=1                  show the commands'
 
@@ -51,11 +52,21 @@ refresh: ## write edits made in the prepared tree back: PATCH=name for files no 
 status: ## what was edited in the prepared tree
 	@dev/tree status
 
-series: ## a series for git am; SOB="Name <mail>" signs it off
+series: ## the series as mails, with a cover letter; SOB="Name <mail>" signs it off, V=2 makes version 2
+	@dev/setup packages kernel
 	@dev/tree series
+
+series-check: ## git am of the series makes the prepared tree
+	@dev/setup packages kernel
+	@dev/tree prepare
+	@dev/test 05-series
+
+bisect-check: ## build each step of the series, and run its unit tests; FLAVOUR="on gcc-off" STEP=4-6 for some
+	@dev/setup packages bindgen kernel
+	@dev/bisect $(FLAVOUR:%=--flavour %) $(STEP:%=--step %)
 
 setup: ## fetch and install everything; later runs need no network
 	@dev/setup
 
 clean: ## remove builds and results; keeps downloads and the prepared tree
-	@dev/with sh -c 'rm -rf "$$BASE/build" "$$BASE/out" "$$LOGS"'
+	@dev/with sh -c 'rm -rf "$$BASE/build" "$$BASE/bisect" "$$BASE/out" "$$LOGS"'
