@@ -46,6 +46,11 @@ check: ## formatting, lints and layout rules
 	@dev/tree prepare
 	@dev/check
 
+lint: ## static tools: sparse, W=1, kernel-doc, coccicheck, rustdoc, htmldocs (a few minutes after the build)
+	@dev/setup packages bindgen kernel
+	@dev/build x86
+	@dev/lint $(TOOLS)
+
 refresh: ## write edits made in the prepared tree back: PATCH=name for files no patch touches yet
 	@dev/tree refresh
 
