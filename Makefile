@@ -51,6 +51,10 @@ lint: ## static tools: sparse, W=1, kernel-doc, coccicheck, rustdoc, htmldocs (a
 	@dev/build x86
 	@dev/lint $(TOOLS)
 
+configs: ## other configurations build with the feature on: arm64, one processor, every option of TCP, .. (half an hour)
+	@dev/setup packages bindgen kernel
+	@dev/configs $(CONFIGS)
+
 refresh: ## write edits made in the prepared tree back: PATCH=name for files no patch touches yet
 	@dev/tree refresh
 
