@@ -55,6 +55,11 @@ configs: ## other configurations build with the feature on: arm64, one processor
 	@dev/setup packages bindgen kernel
 	@dev/configs $(CONFIGS)
 
+kselftest: ## the kernel's own TCP selftests, with a history and without: they must behave the same (half an hour)
+	@dev/setup packages bindgen kernel
+	@dev/build kself
+	@dev/kselftest $(PROGRAMS)
+
 refresh: ## write edits made in the prepared tree back: PATCH=name for files no patch touches yet
 	@dev/tree refresh
 

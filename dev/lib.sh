@@ -27,12 +27,13 @@ BUILD_UM=$BASE/build/um UML=$BASE/build/um/linux
 BUILD_OFF=$BASE/build/off UML_OFF=$BASE/build/off/linux
 BUILD_SMP=$BASE/build/smp UML_SMP=$BASE/build/smp/linux
 BUILD_BENCH=$BASE/build/bench BZIMAGE_BENCH=$BASE/build/bench/arch/x86/boot/bzImage
+BUILD_KSELF=$BASE/build/kself BZIMAGE_KSELF=$BASE/build/kself/arch/x86/boot/bzImage
 VENV=$CACHE/venv PY=$CACHE/venv/bin/python
 CRASH_ROOT=$CACHE/crash
 LOGS=$BASE/log
 LLVM_BIN=/usr/lib/llvm-22/bin
 export DEV ROOT CACHE ORIG BASE TREE BUILD_X86 VMLINUX BZIMAGE BUILD_UM UML BUILD_OFF UML_OFF
-export BUILD_SMP UML_SMP BUILD_BENCH BZIMAGE_BENCH VENV PY CRASH_ROOT LOGS LLVM_BIN
+export BUILD_SMP UML_SMP BUILD_BENCH BZIMAGE_BENCH BUILD_KSELF BZIMAGE_KSELF VENV PY CRASH_ROOT LOGS LLVM_BIN
 # Debian's tools, whatever else this machine has.
 export LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 # A checkout that belongs to somebody else is read all the same.
