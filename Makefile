@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # The front door. Everything is done by the scripts in dev/; see dev/README.md.
 .DEFAULT_GOAL := help
-.PHONY: help run test soak kunit boot build check refresh status series series-check bisect-check setup clean
-export LINUX KERNEL PATCH FILES SOB FORCE V
+.PHONY: help run test soak kunit boot build check lint configs kselftest refresh status series series-check bisect-check setup clean
+export LINUX KERNEL PATCH FILES SOB V FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
