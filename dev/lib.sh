@@ -41,6 +41,10 @@ export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
 mkdir -p "$LOGS" "$CACHE/stamp" "$BASE"
 [ "${V:-}" != 1 ] || set -x
 
+KINDS='x86, um, smp, off, bench, benchoff, plain, kself, other-NAME'
+# Source and build of the pristine kernel lie to one another as those of the patched one do: their objects have the same paths.
+build_folder() { if [ "$1" = plain ]; then echo "$BASE/plain/build/plain"; else echo "$BASE/build/$1"; fi; }
+
 say() { printf '%s\n' "== $*"; }
 die() { printf '%s\n' "dev/$(basename "$0"): $*" >&2; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }

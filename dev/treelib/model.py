@@ -91,10 +91,11 @@ class Patch:
 class Repo:
     """Everything the verbs look at. Holds the tree's lock while it lives."""
 
-    def __init__(self):
+    def __init__(self, base: Path | None = None):
         env = os.environ
-        self.root, self.tree, self.orig = (Path(env[k]) for k in ("ROOT", "TREE", "ORIG"))
-        self.base, self.kernel = Path(env["BASE"]), env.get("KERNEL", "")
+        self.root, self.orig, self.kernel = Path(env["ROOT"]), Path(env["ORIG"]), env.get("KERNEL", "")
+        self.base, self.tree = (base, base / "tree") if base else (Path(env["BASE"]), Path(env["TREE"]))
+        self.base.mkdir(parents=True, exist_ok=True)
         self.manifest_file = self.base / "tree.manifest"
         self.patches_dir = self.root / "patches"
         if not self.orig.is_dir():
@@ -182,3 +183,16 @@ class Repo:
         want = dict(self.states()[-1])
         want.update((name, read(self.root / name)) for name in self.overlay())
         return want
+
+
+class Plain(Repo):
+    """The kernel as it is without us, but for the fixes."""
+
+    def __init__(self):
+        super().__init__(Path(os.environ["BASE"]) / "plain")
+
+    def patches(self) -> list[Patch]:
+        return [patch for patch in super().patches() if patch.is_fix]
+
+    def overlay(self) -> list[str]:
+        return []
