@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # The front door. Everything is done by the scripts in dev/; see dev/README.md.
 .DEFAULT_GOAL := help
-.PHONY: help run test soak kunit boot build check lint configs kselftest refresh status series series-check bisect-check setup clean
+.PHONY: help run test soak bench bench-publish kunit boot build check lint configs kselftest refresh status series series-check bisect-check setup clean
 export LINUX KERNEL PATCH FILES SOB V FORCE
 
 help: ## this list
@@ -26,6 +26,14 @@ soak: ## stress on all kernels for DURATION seconds (600) and a few minutes more
 	@dev/setup packages bindgen kernel
 	@dev/build x86 um smp bench
 	@dev/soak $(DURATION)
+
+bench: ## count instructions per packet, against the unpatched kernel, tcpdump and BPF: a table and plots (FORCE=1: all again)
+	@dev/setup packages bindgen kernel
+	@for kind in bench benchoff plain; do dev/build $$kind || exit; done
+	@dev/bench
+
+bench-publish: ## table and plots of the last `make bench` to dev/bench-results
+	@dev/bench --publish
 
 kunit: ## rebuild the debug kernel and run its KUnit tests (under a minute after an edit)
 	@dev/setup packages bindgen kernel
