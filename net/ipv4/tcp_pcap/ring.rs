@@ -12,7 +12,7 @@ use crate::{
         history::{Counter, Owner, Ring},
         layout::{Dir, Why},
         netns::{Mib, Netns},
-        slots::{Found, Slots},
+        slots::{Found, Gone, Slots},
         stack::gfp_packet,
     },
     record::{Packet, Place, Record},
@@ -38,8 +38,8 @@ pub(crate) fn record(
         return;
     }
     let netns = Netns::of(sk);
-    let snaplen = netns.snaplen();
     let payer = owner.payer();
+    let snaplen = netns.snaplen(payer);
     let order = owner.next_order(time);
     let mut ring = owner.ring(dir);
     let serial = ring.next();
@@ -70,17 +70,14 @@ pub(crate) fn record(
         None => ring.put(serial, record, gfp_packet(), &rcu),
     };
     let mut evicted = evicted;
-    match back {
-        Ok(None) => {}
-        Ok(Some(back)) => {
-            // Reclaim had it in hand when we looked for it.
-            evicted = evicted.wrapping_add(1);
-            ring.add_payloads(i64::from(back.has_payload()).wrapping_neg());
-        }
-        Err(_) => {
-            ring.add_payloads(i64::from(has_payload).wrapping_neg());
-            return lose(&mut ring, &netns, evicted);
-        }
+    if let Ok(Some(back)) | Err(Gone(Some(back))) = &back {
+        // Reclaim had it in hand when we looked for it.
+        evicted = evicted.wrapping_add(1);
+        ring.add_payloads(i64::from(back.has_payload()).wrapping_neg());
+    }
+    if back.is_err() {
+        ring.add_payloads(i64::from(has_payload).wrapping_neg());
+        return lose(&mut ring, &netns, evicted);
     }
 
     ring.add(Counter::Captured, 1);

@@ -81,7 +81,7 @@ static int set_max(const struct ctl_table *ctl, enum tcp_pcap_resource res,
 		   const struct tcp_pcap_account *account, int write,
 		   void *buffer, size_t *lenp, loff_t *ppos)
 {
-	unsigned long val = READ_ONCE(account->max);
+	unsigned long val;
 	struct ctl_table tmp = {
 		.procname = ctl->procname,
 		.data = &val,
@@ -90,16 +90,22 @@ static int set_max(const struct ctl_table *ctl, enum tcp_pcap_resource res,
 	};
 	int err;
 
-	err = proc_doulongvec_minmax(&tmp, write, buffer, lenp, ppos);
-	if (err || !write)
-		return err;
-	if (val > LONG_MAX)
-		return -EINVAL;
+	if (!write) {
+		val = READ_ONCE(account->max);
+		return proc_doulongvec_minmax(&tmp, write, buffer, lenp, ppos);
+	}
 	err = mutex_lock_interruptible(&tcp_pcap_max_mutex);
 	if (err)
 		return err;
-	tcp_pcap_set_max(res, val);
-	err = tcp_pcap_enforce(res);
+	/* A write of nothing sets what is there. */
+	val = READ_ONCE(account->max);
+	err = proc_doulongvec_minmax(&tmp, write, buffer, lenp, ppos);
+	if (!err && val > LONG_MAX)
+		err = -EINVAL;
+	if (!err) {
+		tcp_pcap_set_max(res, val);
+		err = tcp_pcap_enforce(res);
+	}
 	mutex_unlock(&tcp_pcap_max_mutex);
 	return err;
 }

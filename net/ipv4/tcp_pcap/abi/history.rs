@@ -9,7 +9,7 @@ use super::{
     account::{Payer, Resource},
     layout::{Dir, CAPTURE_CONTAINER},
     shard,
-    slots::{nr_chunks, Found, Slot, Slots},
+    slots::{nr_chunks, slab_size, Found, Gone, Slot, Slots},
 };
 use crate::{limit::Charge, record::Record};
 use core::{
@@ -291,14 +291,14 @@ impl Ring<'_> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` or `ENOBUFS`; the record is freed then.
+    /// As [`Slots::put`]; the record is freed then.
     pub(crate) fn put(
         &mut self,
         serial: u64,
         record: Record,
         flags: Flags,
         rcu: &rcu::Guard,
-    ) -> Result<Option<Record>> {
+    ) -> Result<Option<Record>, Gone> {
         self.with_slots(|slots| slots.put(serial, record, flags, rcu))
     }
 
@@ -380,7 +380,7 @@ impl Capture {
     ///
     /// `ENOMEM`; `ENOBUFS` at the limit of memory.
     pub(crate) fn new(payer: Payer, flags: Flags) -> Result<Self> {
-        let charge = Charge::new(Resource::Mem, payer, CAPTURE_LEN).ok_or(ENOBUFS)?;
+        let charge = Charge::new(Resource::Mem, payer, slab_size(CAPTURE_LEN)).ok_or(ENOBUFS)?;
         let mut pcap = KBox::new(bindings::tcp_pcap::default(), flags)?;
         if payer == Payer::Containers {
             pcap.flags = CAPTURE_CONTAINER;
@@ -434,7 +434,7 @@ pub(crate) fn detach(sk: &TcpSock, mut owner: Owner<'_>) {
     }
     // At once, so that whoever frees a history sees it in the account: what waits for the grace
     // period is the structure alone, without packets.
-    Charge::release(Resource::Mem, payer, CAPTURE_LEN);
+    Charge::release(Resource::Mem, payer, slab_size(CAPTURE_LEN));
 }
 
 /// The configured sizes (in, out) of a socket that others may own at this moment.

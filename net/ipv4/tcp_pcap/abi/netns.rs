@@ -102,9 +102,21 @@ impl<'a> Netns<'a> {
         u32::try_from(sysctl!(self, sysctl_tcp_pcap_packets_max)).unwrap_or(0)
     }
 
-    /// Payload bytes to keep of each packet, `None` for all.
-    pub(crate) fn snaplen(&self) -> Option<usize> {
-        usize::try_from(sysctl!(self, sysctl_tcp_pcap_snaplen)).ok()
+    /// Payload bytes to keep of each packet, `None` for all. What the host leaves out is left out
+    /// in containers too.
+    #[inline]
+    pub(crate) fn snaplen(&self, payer: Payer) -> Option<usize> {
+        let own = usize::try_from(sysctl!(self, sysctl_tcp_pcap_snaplen)).ok();
+        if payer == Payer::Host {
+            return own;
+        }
+        // SAFETY: The initial namespace is always there; the sysctl is a word that is read at once.
+        let host =
+            unsafe { addr_of!(bindings::init_net.ipv4.sysctl_tcp_pcap_snaplen).read_volatile() };
+        match (own, usize::try_from(host).ok()) {
+            (Some(own), Some(host)) => Some(own.min(host)),
+            (own, host) => own.or(host),
+        }
     }
 
     /// Whose share its histories are charged to.

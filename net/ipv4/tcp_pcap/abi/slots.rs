@@ -57,10 +57,16 @@ fn chunk_slots(size: u32, i: usize) -> usize {
         .min(CHUNK_SLOTS)
 }
 
+/// What the allocator takes for an object of `size` bytes.
+pub(super) fn slab_size(size: usize) -> usize {
+    // SAFETY: No requirement.
+    unsafe { bindings::kmalloc_size_roundup(size) }
+}
+
 /// Allocates `n` zeroed pointers, charged.
 fn alloc_ptrs<T>(n: usize, payer: Payer, flags: Flags) -> Result<NonNull<T>> {
     let layout = core::alloc::Layout::array::<*mut c_void>(n).map_err(|_| EINVAL)?;
-    let charge = Charge::new(Resource::Mem, payer, layout.size()).ok_or(ENOBUFS)?;
+    let charge = Charge::new(Resource::Mem, payer, slab_size(layout.size())).ok_or(ENOBUFS)?;
     let p = Kmalloc::alloc(layout, flags | __GFP_ZERO, NumaNode::NO_NODE)?;
     charge.keep();
     Ok(p.cast())
@@ -75,7 +81,7 @@ unsafe fn free_ptrs<T>(p: NonNull<T>, n: usize, payer: Payer) {
     if let Ok(layout) = core::alloc::Layout::array::<*mut c_void>(n) {
         // SAFETY: By the safety requirements.
         unsafe { Kmalloc::free(p.cast(), layout) };
-        Charge::release(Resource::Mem, payer, layout.size());
+        Charge::release(Resource::Mem, payer, slab_size(layout.size()));
     }
 }
 
@@ -168,20 +174,20 @@ impl Slots {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` or `ENOBUFS` if there is no memory for the chunk, or reclaim took it away; the
-    /// record is freed then.
+    /// If there is no memory for the chunk, or reclaim took it away; the record is freed then.
     pub(crate) fn put(
         &mut self,
         serial: u64,
         record: Record,
         flags: Flags,
         _rcu: &rcu::Guard,
-    ) -> Result<Option<Record>> {
-        let s = serial.checked_rem(u64::from(self.size)).ok_or(EINVAL)?;
-        self.chunk(usize::try_from(s)? / CHUNK_SLOTS, flags)?;
+    ) -> Result<Option<Record>, Gone> {
+        let s = serial.checked_rem(u64::from(self.size)).ok_or(Gone(None))?;
+        self.chunk(s as usize / CHUNK_SLOTS, flags)
+            .map_err(|_| Gone(None))?;
         // SAFETY: By the type invariant, and because we are in an RCU read side section.
         unsafe { Found::new(self.chunks, self.size, serial) }
-            .ok_or(ENOBUFS)?
+            .ok_or(Gone(None))?
             .put(record)
     }
 
@@ -231,6 +237,9 @@ impl Slots {
     }
 }
 
+/// There is no slot for a record; with what the slot held before, if it was there at all.
+pub(crate) struct Gone(pub(crate) Option<Record>);
+
 /// A slot that exists, in the hands of the owner of its ring.
 ///
 /// # Invariants
@@ -279,9 +288,9 @@ impl<'a> Found<'a> {
     ///
     /// # Errors
     ///
-    /// `ENOBUFS` if reclaim took the chunk away; the record is freed then.
+    /// If reclaim took the chunk away; the record is freed then.
     #[inline(always)]
-    pub(crate) fn put(&self, record: Record) -> Result<Option<Record>> {
+    pub(crate) fn put(&self, record: Record) -> Result<Option<Record>, Gone> {
         // INVARIANT: A pointer from `into_raw`, of a record.
         let old = self.slot.xchg(record.into_skb().into_raw().as_ptr(), Full);
         // SAFETY: The slot held a record's skb; whoever takes it out owns it.
@@ -290,7 +299,7 @@ impl<'a> Found<'a> {
         // Reclaim takes the chunk away first, and then what is in it: either we see that here, or
         // it sees the record.
         if self.cell.load(Relaxed) != self.chunk && self.take().is_some() {
-            return Err(ENOBUFS);
+            return Err(Gone(old));
         }
         Ok(old)
     }
