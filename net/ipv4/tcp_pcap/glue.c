@@ -32,7 +32,8 @@ DEFINE_SPINLOCK(tcp_pcap_reclaim_lock);
  */
 void tcp_pcap_enable(void)
 {
-	static_branch_enable(&tcp_pcap_key);
+	if (!static_key_enabled(&tcp_pcap_key))
+		static_branch_enable(&tcp_pcap_key);
 }
 
 void tcp_pcap_free_rcu(struct tcp_pcap *pcap)

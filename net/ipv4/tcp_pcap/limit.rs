@@ -68,7 +68,7 @@ impl Drop for Charge {
         if n == 0 {
             return;
         }
-        let batch = Account::of(resource, payer).batch();
+        let batch = batch(resource, payer);
         let left = Stock::here().left(resource, payer);
         let before = left.fetch_add(n as i64, Relaxed);
         let excess = before
@@ -81,6 +81,21 @@ impl Drop for Charge {
                 give_back(resource, payer, excess);
             }
         }
+    }
+}
+
+/// What a CPU reserves at a time. Nothing while more is reserved than the maximum, so that what is
+/// released then is not charged again.
+#[inline]
+fn batch(resource: Resource, payer: Payer) -> i64 {
+    let fits = |payer| {
+        let account = Account::of(resource, payer);
+        account.reserved().load(Relaxed) <= account.max()
+    };
+    if fits(Payer::Host) && fits(payer) {
+        Account::of(resource, payer).batch()
+    } else {
+        0
     }
 }
 
@@ -100,7 +115,7 @@ fn take(left: &Atomic<i64>, n: i64) -> bool {
 /// Reserves `n` for a charge, and some for the stock if there is enough.
 #[cold]
 fn reserve(resource: Resource, payer: Payer, n: i64) -> bool {
-    let batch = Account::of(resource, payer).batch();
+    let batch = batch(resource, payer);
     let more = n.checked_add(batch).filter(|_| batch != 0);
     if more.is_some_and(|more| grow(resource, payer, more).is_ok()) {
         Stock::here().left(resource, payer).add(batch, Relaxed);

@@ -6,8 +6,8 @@
 //! and at last whole histories, whose sockets then are as if nobody had asked for any. A history
 //! can be taken only from a socket that nobody works on at this moment.
 //!
-//! Memory reclaim is kept out meanwhile: it would disturb the marks of a pass that concerns
-//! containers only, and what it could free is being freed.
+//! Memory reclaim is kept out while histories are gone through: it would disturb the marks of a
+//! pass that concerns containers only, and what it could free is being freed.
 
 use crate::{
     abi::{
@@ -19,7 +19,7 @@ use crate::{
         stack::{cond_resched, now},
     },
     lifecycle, limit,
-    reclaim::{free, Kind, State, CLASSES, NS_PER_SEC},
+    reclaim::{free, Kind, State, CLASSES, LAST_CLASS, NS_PER_SEC},
     record::Freed,
 };
 use core::convert::Infallible;
@@ -68,7 +68,6 @@ pub(crate) fn enforce(resource: Resource) -> Result {
     if limit::exceeded(resource).is_none() {
         return Ok(());
     }
-    let _lowering = Lowering::new();
     match try_enforce(resource) {
         Err(Stop::Holds) => Ok(()),
         Err(Stop::Signal) => Err(EINTR),
@@ -90,6 +89,7 @@ enum Stop {
 fn try_enforce(resource: Resource) -> Result<Infallible, Stop> {
     let mut end = None;
     loop {
+        let lowering = Lowering::new();
         match resource {
             Resource::Frags => free_objects(resource, Kind::Payload)?,
             Resource::Mem => {
@@ -98,7 +98,8 @@ fn try_enforce(resource: Resource) -> Result<Infallible, Stop> {
                 free_histories(resource)?;
             }
         }
-        // What is left is in the hands of others at this moment.
+        // What is left is in the hands of others at this moment. They may need memory.
+        drop(lowering);
         fsleep(Delta::from_millis(1));
         exceeded(resource)?;
         if now() >= *end.get_or_insert(now().saturating_add(PATIENCE)) {
@@ -163,8 +164,13 @@ fn for_each_history<C>(
                     is_over = true;
                     break;
                 };
-                let concerns = ages.class(listed.stamp()) == class
-                    && payer.is_none_or(|payer| payer == listed.payer());
+                // A listener records nothing, but its children do.
+                let its_class = match listed.is_listener() {
+                    true => LAST_CLASS,
+                    false => ages.class(listed.stamp()),
+                };
+                let concerns =
+                    its_class == class && payer.is_none_or(|payer| payer == listed.payer());
                 if !concerns {
                     listed.finish(round.id);
                     continue;
@@ -219,7 +225,9 @@ impl Chunks {
     }
 
     fn release(&mut self) {
-        Chunk::free(self.chunks.drain_all());
+        if !self.chunks.is_empty() {
+            Chunk::free(self.chunks.drain_all());
+        }
     }
 }
 

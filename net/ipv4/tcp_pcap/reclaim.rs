@@ -66,7 +66,7 @@ pub(crate) enum Kind {
 
 /// Number of age classes.
 pub(crate) const CLASSES: usize = 6;
-const LAST_CLASS: usize = CLASSES - 1;
+pub(crate) const LAST_CLASS: usize = CLASSES - 1;
 
 /// Age classes: class `i` is what was active before `ends[i]`, and not before `ends[i - 1]`.
 #[derive(Clone, Copy)]

@@ -7,7 +7,7 @@ use super::{
     history::{present, sizes_of, Owner},
     layout::Dir,
     netns::Netns,
-    stack::{enable, gfp_packet, is_attached, may_exceed_max, with_bh_lock, with_lock},
+    stack::{enable, gfp_packet, is_attached, may_exceed_max, with_lock, with_spin_lock},
 };
 use crate::{
     config,
@@ -141,8 +141,12 @@ pub(super) unsafe extern "C" fn __tcp_pcap_init_sock(sk: *mut bindings::sock) {
     let n = netns.packets();
     if let Some(capture) = lifecycle::prepare(&netns, n, n, GFP_KERNEL) {
         // Whoever lowers a limit finds the history in its shard, and asks for the lock.
-        // SAFETY: By the safety requirements nobody has the socket locked.
-        unsafe { with_bh_lock(sk, |sk| lifecycle::begin(sk, capture, n, n)) }
+        // SAFETY: By the safety requirements nobody has the socket locked, or uses it.
+        unsafe {
+            with_spin_lock(sk, || {
+                lifecycle::begin(TcpSock::from_raw(sk), capture, n, n)
+            })
+        }
     }
 }
 
@@ -195,7 +199,9 @@ pub(super) unsafe extern "C" fn __tcp_pcap_disconnect(sk: *mut bindings::sock) {
 /// The caller owns `sk`, which nobody can find any more but through its history.
 #[export]
 pub(super) unsafe extern "C" fn __tcp_pcap_destroy(sk: *mut bindings::sock) {
-    let destroy = |sk: &TcpSock| {
+    let destroy = || {
+        // SAFETY: By the safety requirements.
+        let sk = unsafe { TcpSock::from_raw(sk) };
         // SAFETY: Nothing else has an `Owner` while C calls this, or we hold the lock.
         if let Some(owner) = unsafe { Owner::of(sk) } {
             lifecycle::destroy(sk, owner);
@@ -205,9 +211,9 @@ pub(super) unsafe extern "C" fn __tcp_pcap_destroy(sk: *mut bindings::sock) {
     // out (`inet_create()` failed), and nobody has it locked; see `HeldSock::try_own()`.
     unsafe {
         if is_attached(sk) {
-            with_bh_lock(sk, destroy)
+            with_spin_lock(sk, destroy)
         } else {
-            destroy(TcpSock::from_raw(sk))
+            destroy()
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
     layout::{Dir, SCANNED_ALL, SHARDS},
     netns::Netns,
     slots::{Chunk, Slots},
-    stack::{is_attached, with_bh_lock},
+    stack::{is_attached, with_spin_lock},
 };
 use core::{
     marker::PhantomData,
@@ -181,6 +181,14 @@ impl<'a> Listed<'a> {
         unsafe { addr_of!((*self.pcap.as_ptr()).stamp).read_volatile() }
     }
 
+    /// Whether its socket listens at this moment.
+    pub(crate) fn is_listener(&self) -> bool {
+        // SAFETY: By the type invariant the socket is valid; its state is read at once.
+        let state =
+            unsafe { addr_of!((*(*self.pcap.as_ptr()).sk).__sk_common.skc_state).read_volatile() };
+        u32::from(state) == bindings::TCP_LISTEN
+    }
+
     /// Whose share it is charged to.
     pub(crate) fn payer(&self) -> Payer {
         // SAFETY: By the type invariant; it never changes.
@@ -311,21 +319,38 @@ impl HeldSock {
     /// Runs `f` as the owner of the socket, with its history, if nobody else is the owner at this
     /// moment. With BH off.
     ///
-    /// Not for sockets that others may work on without the lock: a child that is being made
-    /// (TCP_SYN_RECV), and a socket that nobody has and that is closed, because it is on its way
-    /// out.
+    /// Not for sockets that others may work on without the lock: a child that is being made, or one
+    /// that was closed and nobody has, which is on its way out.
     pub(crate) fn try_own(&self, f: impl FnOnce(&TcpSock, Owner<'_>)) {
         let sk = self.0.as_ptr();
+        // SAFETY: By the type invariant the socket is valid; words are read at once.
+        let is_ours = || unsafe {
+            let state = addr_of!((*sk).__sk_common.skc_state).read_volatile();
+            let in_between = match u32::from(state) {
+                // One of Fast Open is complete, and may wait long for its last ACK.
+                bindings::TCP_SYN_RECV => {
+                    let tp = sk.cast::<bindings::tcp_sock>();
+                    addr_of!((*tp).fastopen_rsk).read_volatile().is_null()
+                }
+                // One that was reset waits for accept().
+                bindings::TCP_CLOSE => {
+                    let flags =
+                        addr_of!((*sk).__sk_common.__bindgen_anon_5.skc_flags).read_volatile();
+                    flags & (1 << bindings::sock_flags_SOCK_DEAD) != 0
+                }
+                _ => false,
+            };
+            !bindings::sock_owned_by_user(sk) && (is_attached(sk) || !in_between)
+        };
         // SAFETY: By the type invariant the socket is valid. Locked, in the hands of no process,
         // and not one of those above, it is ours: what is done without its lock is done before or
         // after that. So nothing else has an `Owner` of it.
         unsafe {
-            with_bh_lock(sk, |owned| {
-                let state = u32::from(owned.state());
-                let in_between = matches!(state, bindings::TCP_SYN_RECV | bindings::TCP_CLOSE);
-                if !bindings::sock_owned_by_user(sk) && (is_attached(sk) || !in_between) {
-                    if let Some(owner) = Owner::of(owned) {
-                        f(owned, owner);
+            with_spin_lock(sk, || {
+                if is_ours() {
+                    let sk = TcpSock::from_raw(sk);
+                    if let Some(owner) = Owner::of(sk) {
+                        f(sk, owner);
                     }
                 }
             })

@@ -59,18 +59,18 @@ pub(super) unsafe fn with_lock<R>(sk: *mut bindings::sock, f: impl FnOnce(&TcpSo
     }
 }
 
-/// Runs `f` with the socket locked against softirqs, and BH off, as code in a softirq has it.
+/// Runs `f` with the spin lock of a socket held, and BH off, as in a softirq. Whether a process
+/// owns the socket is another question.
 ///
 /// # Safety
 ///
-/// `sk` is a valid TCP socket, the spin lock of which the caller does not hold. `f` uses it only if
-/// no process has it locked.
-pub(super) unsafe fn with_bh_lock<R>(sk: *mut bindings::sock, f: impl FnOnce(&TcpSock) -> R) -> R {
+/// `sk` is a valid TCP socket, the spin lock of which the caller does not hold.
+pub(super) unsafe fn with_spin_lock<R>(sk: *mut bindings::sock, f: impl FnOnce() -> R) -> R {
     // SAFETY: By the safety requirements.
     unsafe {
         bindings::local_bh_disable();
         bindings::bh_lock_sock(sk);
-        let r = f(TcpSock::from_raw(sk));
+        let r = f();
         bindings::bh_unlock_sock(sk);
         bindings::local_bh_enable();
         r
