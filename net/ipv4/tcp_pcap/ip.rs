@@ -6,13 +6,15 @@
 //! will write follows from the socket, except for the IPv4 identification, which is taken from a
 //! counter that must not be touched.
 
-use kernel::{
-    net::{skbuff::SkBuff, sock::Ipv4Output},
-    prelude::*,
+use kernel::net::{
+    skbuff::SkBuff,
+    sock::Ipv4Output, //
 };
 
 #[cfg(CONFIG_IPV6)]
 use kernel::net::sock::Ipv6Output;
+#[cfg(any(CONFIG_IPV6, CONFIG_TCP_PCAP_KUNIT_TEST))]
+use kernel::prelude::*;
 
 const IPPROTO_TCP: u8 = 6;
 const NEXTHDR_HOP: u8 = 0;

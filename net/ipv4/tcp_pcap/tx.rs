@@ -6,7 +6,7 @@
 use crate::{
     abi::{
         history::Owner,
-        layout::{Dir, F_IPV6, F_SYNTH},
+        layout::{Dir, F_SYNTH},
     },
     ip,
     record::Packet,
@@ -16,6 +16,9 @@ use kernel::net::{
     skbuff::SkBuff,
     sock::TcpSock, //
 };
+
+#[cfg(CONFIG_IPV6)]
+use crate::abi::layout::F_IPV6;
 
 /// Records a packet about to be sent, whose `data` is at its TCP header.
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
