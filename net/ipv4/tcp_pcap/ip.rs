@@ -17,14 +17,18 @@ use kernel::net::sock::Ipv6Output;
 use kernel::prelude::*;
 
 const IPPROTO_TCP: u8 = 6;
+#[cfg(CONFIG_IPV6)]
 const NEXTHDR_HOP: u8 = 0;
+#[cfg(CONFIG_IPV6)]
 const NEXTHDR_ROUTING: u8 = 43;
+#[cfg(CONFIG_IPV6)]
 const NEXTHDR_DEST: u8 = 60;
 
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 
 /// `IPV6_SRCRT_TYPE_4`: segment routing header (RFC 8754).
+#[cfg(CONFIG_IPV6)]
 const SRCRT_TYPE_4: u8 = 4;
 
 /// Room for a header that is written here; an IPv6 packet with more extension headers keeps the

@@ -2,7 +2,15 @@
 
 #ifdef CONFIG_TCP_PCAP
 
+#include <linux/capability.h>
 #include <net/tcp_pcap.h>
+
+#ifndef CONFIG_MULTIUSER
+__rust_helper bool rust_helper_capable(int cap)
+{
+	return capable(cap);
+}
+#endif
 
 __rust_helper struct tcp_pcap_stock *rust_helper_tcp_pcap_this_stock(void)
 {
