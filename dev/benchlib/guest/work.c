@@ -23,6 +23,7 @@
 #define SCAN_EVERY	16
 #define WRITE_SIZE	65536
 #define TIME_WAIT_SECS	61
+#define QUIET_SECS	60
 
 static char buffer[1 << 20];
 static struct conn *conns;
@@ -291,6 +292,9 @@ static void counted(const struct phase *p)
 	else
 		rr(p, p->warm);
 	peer_start(p);
+	/* Until what the start of a peer leaves to be done later is done, as giving back pages. */
+	if (p->settle)
+		sleep(QUIET_SECS);
 	gauges(p->id, "warm");
 	counters_before();
 	clock_gettime(CLOCK_MONOTONIC, &start);
