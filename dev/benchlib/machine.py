@@ -147,6 +147,20 @@ def build_folder(kernel: str) -> Path:
     return (base / "plain" if kernel == "plain" else base) / "build" / kernel
 
 
+def options(kernel: str) -> set[str]:
+    lines = (build_folder(kernel) / ".config").read_text().splitlines()
+    return {line for line in lines if "CONFIG_" in line and "TCP_PCAP" not in line}
+
+
+def same_options(kernels: set[str]) -> None:
+    """The kernels that are compared differ in nothing but the feature."""
+    for kernel in kernels:
+        if not image_of(kernel).exists():
+            raise Failed(f"the {kernel} kernel is not built; next: dev/build {kernel}")
+        if other := options(kernel) ^ options("bench"):
+            raise Failed(f"the {kernel} kernel has other options than the bench kernel: {' '.join(sorted(other))}")
+
+
 def image_of(kernel: str) -> Path:
     return build_folder(kernel) / "arch/x86/boot/bzImage"
 
