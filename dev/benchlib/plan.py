@@ -62,7 +62,7 @@ def families(name: str, title: str, words: dict, settings: tuple = tuple(SETTING
 WORKS = {
     **families("rr", "request/response of 128 bytes, lo", RR),
     **families("rr-veth", "request/response of 128 bytes, veth", {**RR, "dev": "veth"}),
-    **families("bulk", "bulk, lo (64 KiB packets)", BULK),
+    **families("bulk", "bulk in writes of 64 KiB, lo", BULK),
     **families("bulk-veth", "bulk, veth with GSO and GRO", {**BULK, "dev": "veth"}),
     **families("segments", "bulk, veth without GSO and GRO", SEGMENTS),
     **families("crr", "connect, request, response, close, lo", CRR),

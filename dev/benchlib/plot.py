@@ -36,12 +36,19 @@ def bars(title: str, groups: dict[str, dict[str, float]], unit: str, digits: int
     return svg(width, y + 20, body)
 
 
+def step_of(most: float) -> float:
+    """A round distance of four to eight lines."""
+    unit = 10 ** math.floor(math.log10(most or 1))
+    return next(unit * part for part in (0.125, 0.25, 0.5, 1, 2) if most / (unit * part) <= 8)
+
+
 def lines(title: str, series: dict[str, list[tuple[float, float]]], x_title: str, y_title: str) -> str:
     """Lines over a logarithmic x; y from 0."""
     width, height, left, bottom, top, right = 900, 420, 90, 60, 60, 240
     points = [point for line in series.values() for point in line]
     low, high = math.log10(min(x for x, _ in points)), math.log10(max(x for x, _ in points))
-    most = max(y for _, y in points) * 1.05
+    tick = step_of(max(y for _, y in points))
+    most = tick * math.ceil(max(y for _, y in points) / tick)
 
     def at(x: float, y: float) -> tuple[float, float]:
         share = (math.log10(x) - low) / ((high - low) or 1)
@@ -49,8 +56,8 @@ def lines(title: str, series: dict[str, list[tuple[float, float]]], x_title: str
 
     body = [label(20, 26, title, more='font-size="15" font-weight="bold"'),
             label((left + width - right) / 2, height - 16, x_title, "middle"), label(20, 48, y_title, more='fill="#555"')]
-    for i in range(5):
-        value = most * i / 4
+    for i in range(round(most / tick) + 1):
+        value = tick * i
         x, y = at(10 ** low, value)
         body += [f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{width - right}" y2="{y:.1f}" stroke="#ddd"/>',
                  label(x - 8, y + 4, f"{value:,.0f}", "end")]

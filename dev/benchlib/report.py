@@ -245,10 +245,15 @@ def difference(results: Results, setting: str, base: str, work: str) -> list[str
 
 def plots(results: Results, plot) -> dict[str, str]:
     drawings = {}
+
+    def more(setting: str, base: str, work: str) -> float | None:
+        ratio = results.ratio(setting, base, work)
+        return None if ratio is None else 100 * (ratio - 1)
+
     works = [w for w in PLOT_WORKS if w in works_of(results)]
     for name, title, unit, figure, digits in (
             ("peers.svg", "What recording adds to a packet", "instructions per packet", results.added, 0),
-            ("ratio.svg", "The whole work of both ends, against off", "instructions, 1 = off", results.ratio, 3)):
+            ("ratio.svg", "What recording adds to the whole work of both ends", "% more instructions", more, 1)):
         groups = {}
         for work in works:
             values = {SETTINGS[s].title: figure(s, base_of(s), work) for s in PLOT_SETTINGS}
