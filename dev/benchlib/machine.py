@@ -108,8 +108,7 @@ class Machine:
 
     def run(self, boot: Boot, counted: bool = True, timeout: int = 1800) -> list[Phase]:
         """One life of a guest: what was measured, in the order of boot.phases."""
-        base = self.out / boot.name
-        initrd, console, result = (base.with_suffix(s) for s in (".cpio", ".console", ".counts"))
+        initrd, console, result = (self.out / (boot.name + end) for end in (".cpio", ".console", ".counts"))
         initrd.write_bytes(image.build(self.init, boot.plan(), {"recorder": self.recorder, "recorder.bpf.o": self.bpf},
                                        PEERS if boot.has_peers() else []))
         result.write_text("")
