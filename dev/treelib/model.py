@@ -176,7 +176,8 @@ class Repo:
         if run.returncode:
             hunk = read(stage / "reject") or b""
             raise Problem(f"{patch.name} does not apply:\n{run.stdout}{run.stderr}"
-                          f"-- rejected:\n{hunk.decode(errors='replace')}")
+                          f"-- rejected:\n{hunk.decode(errors='replace').rstrip()}\n"
+                          f"next: make the patch fit this kernel, or leave out LINUX= to take the pinned one")
 
     def wanted(self) -> dict[str, bytes]:
         """Every managed file of the tree as it should be."""
