@@ -7,6 +7,8 @@
 
 struct shared {
 	int	stop;
+	/* Parts of transfers that the workers have done. */
+	long	parts;
 	long	readings;
 	long	too_high;
 	/* The highest that was read. */
@@ -24,7 +26,7 @@ static struct shared *share(struct __test_metadata *_metadata)
 }
 
 /* Gives way in between: in virtual time the scheduler has no clock that would make it. */
-static int bulk(int from, int to, size_t bytes)
+static int bulk(struct shared *shared, int from, int to, size_t bytes)
 {
 	const size_t part = 150 * 1000;
 	size_t done;
@@ -32,13 +34,14 @@ static int bulk(int from, int to, size_t bytes)
 
 	for (done = 0; !ret && done < bytes; done += part) {
 		ret = pcap_bulk(from, to, part);
+		__atomic_add_fetch(&shared->parts, 1, __ATOMIC_RELAXED);
 		sched_yield();
 	}
 	return ret;
 }
 
 /* Connections that come and go on one CPU, with more payload than the limits have room for. */
-static int work(int worker)
+static int work(struct shared *shared, int worker)
 {
 	const size_t bytes = 600 * 1000;
 	struct pcap_pair pair;
@@ -49,12 +52,14 @@ static int work(int worker)
 	for (i = 0; i < CONNECTIONS; i++) {
 		ret = host_pair(&pair, worker & 1, PCAP_DEFAULT);
 		if (!ret)
-			ret = bulk(pair.client, pair.server, bytes + rand_r(&seed) % bytes);
+			ret = bulk(shared, pair.client, pair.server,
+				   bytes + rand_r(&seed) % bytes);
 		/* At the limit a larger ring may be refused, which is no failure. */
 		if (i % 3 == 1)
 			pcap_set(pair.server, TCP_PCAP_IN, rand_r(&seed) % 300);
 		if (!ret)
-			ret = bulk(pair.server, pair.client, bytes + rand_r(&seed) % bytes);
+			ret = bulk(shared, pair.server, pair.client,
+				   bytes + rand_r(&seed) % bytes);
 		if (!ret)
 			ret = pcap_rounds(pair.client, pair.server, 50);
 		if (ret)
@@ -89,23 +94,25 @@ static void note(struct shared *shared, long pages, long bytes, const struct lim
 static void watch(struct __test_metadata *_metadata, struct shared *shared,
 		  const struct limit *limit)
 {
+	struct pcap_pace pace = {};
 	struct pcap_status s;
 
 	while (!__atomic_load_n(&shared->stop, __ATOMIC_RELAXED)) {
 		ASSERT_EQ(0, pcap_status(&s));
 		note(shared, s.frags.used, s.mem.used, limit);
 		note(shared, pcap_frags(), pcap_mem(), limit);
-		sched_yield();
+		pcap_give_way(&pace, &shared->parts);
 	}
 }
 
-static pid_t start_worker(struct __test_metadata *_metadata, int worker)
+static pid_t start_worker(struct __test_metadata *_metadata, struct shared *shared,
+			  int worker)
 {
-	pid_t pid = fork();
+	pid_t pid = pcap_fork();
 
 	ASSERT_LE(0, pid);
 	if (!pid)
-		_exit(work(worker) ? 1 : 0);
+		_exit(work(shared, worker) ? 1 : 0);
 	return pid;
 }
 
@@ -127,14 +134,14 @@ static struct shared *hammer(struct __test_metadata *_metadata, const struct lim
 	ASSERT_EQ(0, pcap_host_set(PCAP_MEM_MAX, limit->bytes));
 	ASSERT_EQ(0, pcap_sysctl_set("tcp_pcap_packets", 128));
 
-	watcher = fork();
+	watcher = pcap_fork();
 	ASSERT_LE(0, watcher);
 	if (!watcher) {
 		watch(_metadata, shared, limit);
 		_exit(0);
 	}
 	for (w = 0; w < WORKERS; w++)
-		workers[w] = start_worker(_metadata, w);
+		workers[w] = start_worker(_metadata, shared, w);
 	for (w = 0; w < WORKERS; w++)
 		wait_for(_metadata, workers[w]);
 	__atomic_store_n(&shared->stop, 1, __ATOMIC_RELAXED);
@@ -204,6 +211,7 @@ TEST_F_TIMEOUT(host, pages_at_the_edge, 300)
 /* The maximum goes up and down under the workers: each time it holds at once. */
 TEST_F_TIMEOUT(host, lowered_under_traffic, 300)
 {
+	struct shared *shared = share(_metadata);
 	pid_t workers[WORKERS];
 	struct pcap_status s;
 	long frags, mem;
@@ -211,7 +219,7 @@ TEST_F_TIMEOUT(host, lowered_under_traffic, 300)
 
 	ASSERT_EQ(0, pcap_sysctl_set("tcp_pcap_packets", 128));
 	for (w = 0; w < WORKERS; w++)
-		workers[w] = start_worker(_metadata, w);
+		workers[w] = start_worker(_metadata, shared, w);
 	for (i = 0; i < 40; i++) {
 		s = host_status(_metadata);
 		frags = s.frags.used * (i % 4) / 4;

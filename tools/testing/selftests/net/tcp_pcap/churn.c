@@ -90,7 +90,7 @@ TEST_F_TIMEOUT(tcp_pcap, connections, 200)
 	unsigned int seed;
 
 	for (w = 0; w < WORKERS; w++) {
-		workers[w] = fork();
+		workers[w] = pcap_fork();
 		if (workers[w])
 			continue;
 
@@ -185,7 +185,7 @@ TEST_F_TIMEOUT(tcp_pcap, closing_listener, 200)
 	ASSERT_EQ(0, getsockname(fd, (struct sockaddr *)&sa, &len));
 
 	for (w = 0; w < WORKERS; w++) {
-		workers[w] = fork();
+		workers[w] = pcap_fork();
 		if (workers[w])
 			continue;
 		for (;;) {
@@ -238,7 +238,7 @@ TEST_F_TIMEOUT(tcp_pcap, connections_at_the_limits, 200)
 	ASSERT_EQ(0, pcap_host_set(PCAP_FRAGS_MAX, frags));
 
 	for (w = 0; w < WORKERS; w++) {
-		workers[w] = fork();
+		workers[w] = pcap_fork();
 		if (workers[w])
 			continue;
 

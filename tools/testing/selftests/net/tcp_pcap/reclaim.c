@@ -312,26 +312,33 @@ TEST_F(host, drop_caches)
 /* Another process reclaims while connections are busy: data is intact, and nothing is left over. */
 TEST_F(host, under_traffic)
 {
+	struct pcap_pace pace = {};
 	struct pcap_status s;
 	struct pcap_pair p[3];
-	pid_t pid;
 	int i, status;
+	long *parts;
+	pid_t pid;
 
+	parts = mmap(NULL, sizeof(*parts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		     -1, 0);
+	ASSERT_NE(MAP_FAILED, parts);
 	ASSERT_EQ(0, pcap_sysctl_set("tcp_pcap_packets", 64));
-	pid = fork();
+	pid = pcap_fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		for (i = 0;; i++) {
 			pcap_shrinker_scan(1 + i % 50);
-			sched_yield();
+			pcap_give_way(&pace, parts);
 		}
 	}
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, host_pair(&p[i], i & 1, PCAP_DEFAULT));
 	for (i = 0; i < 30; i++) {
 		EXPECT_EQ(0, host_bulk(&p[i % 3], BULK / 2));
+		__atomic_add_fetch(parts, 1, __ATOMIC_RELAXED);
 		sched_yield();
 		EXPECT_EQ(0, host_rounds(&p[i % 3], 10));
+		__atomic_add_fetch(parts, 1, __ATOMIC_RELAXED);
 		sched_yield();
 	}
 	ASSERT_EQ(0, kill(pid, SIGKILL));

@@ -6,10 +6,12 @@
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -674,4 +676,25 @@ int pcap_bulk(int from, int to, size_t len)
 		note_peak(PCAP_MEM);
 	}
 	return 0;
+}
+
+pid_t pcap_fork(void)
+{
+	pid_t parent = getpid(), pid = fork();
+
+	if (!pid && (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent))
+		_exit(1);
+	return pid;
+}
+
+void pcap_give_way(struct pcap_pace *pace, const long *progress)
+{
+	long now = __atomic_load_n(progress, __ATOMIC_RELAXED);
+
+	pace->still = now == pace->seen ? pace->still + 1 : 0;
+	pace->seen = now;
+	if (pace->still < 50)
+		sched_yield();
+	else
+		usleep(1000);
 }

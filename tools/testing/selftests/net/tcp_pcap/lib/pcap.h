@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 
 /* The C library's header may be older than the options. */
 #ifndef TCP_PCAP_OUT
@@ -179,5 +180,19 @@ int pcap_rounds(int a, int b, unsigned int n);
 int pcap_bulk(int from, int to, size_t len);
 long pcap_peak(enum pcap_host_sysctl which);
 void pcap_peak_reset(void);
+
+/* As fork(); the child does not outlive a test that gave up. */
+pid_t pcap_fork(void);
+
+/*
+ * Gives way to those whose progress is counted in @progress, and sleeps while it stands still: they
+ * wait for a timer of TCP then, and virtual time does not pass as long as somebody runs.
+ */
+struct pcap_pace {
+	long		seen;
+	unsigned int	still;
+};
+
+void pcap_give_way(struct pcap_pace *pace, const long *progress);
 
 #endif /* TCP_PCAP_LIB_H */
