@@ -44,6 +44,8 @@ struct sock;
  *   little-endian machine
  * @TCP_PCAP_VERSION: version of the layout of this file
  * @TCP_PCAP_CHUNK_SLOTS: slots in one chunk; slot s is chunks[s / 512][s % 512]
+ * @TCP_PCAP_SPARES: most records that a CPU keeps for one payer's next
+ *   connections
  * @TCP_PCAP_PACKETS_HARD_MAX: largest size of a ring, in packets
  * @TCP_PCAP_SHARDS: number of shards
  * @TCP_PCAP_SCANNED_ALL: see &tcp_pcap.scanned
@@ -52,6 +54,7 @@ enum tcp_pcap_const {
 	TCP_PCAP_MAGIC			= 0x52435054,
 	TCP_PCAP_VERSION		= 1,
 	TCP_PCAP_CHUNK_SLOTS		= 512,
+	TCP_PCAP_SPARES			= 32,
 	TCP_PCAP_PACKETS_HARD_MAX	= 65535,
 	TCP_PCAP_SHARDS			= (NR_CPUS < 256 ? NR_CPUS : 256),
 	TCP_PCAP_SCANNED_ALL		= 0x7fffffff,
@@ -354,11 +357,25 @@ enum tcp_pcap_resource {
 };
 
 /**
+ * struct tcp_pcap_spares - records of closed connections that a CPU keeps for
+ * the next ones of one payer: charged, but not in use
+ * @bytes: what they are charged with
+ * @nr: how many there are, or nearly so
+ * @skbs: the records, empty; the rest is NULL, and what is beyond @nr may be
+ */
+struct tcp_pcap_spares {
+	atomic_long_t	bytes;
+	atomic_t	nr;
+	struct sk_buff	*skbs[TCP_PCAP_SPARES];
+};
+
+/**
  * struct tcp_pcap_stock - what a CPU reserved in the accounts and has not
  * charged, and what it counted
  * @left: reserved by this CPU for the host and not charged, by enum
  *   tcp_pcap_resource
  * @left_containers: the same for containers
+ * @spares: records kept for later, by enum tcp_pcap_payer
  * @packets: records made less records freed on this CPU; the sum of all CPUs
  *   counts
  * @payloads: the same of records that keep pages in memory
@@ -381,6 +398,8 @@ struct tcp_pcap_stock {
 	atomic_long_t	reclaimed_packets;
 	atomic_long_t	reclaimed_payloads;
 	atomic_long_t	reclaimed_pages;
+	struct tcp_pcap_spares	spares[TCP_PCAP_PAYERS]
+			____cacheline_aligned_in_smp;
 } ____cacheline_aligned_in_smp;
 
 /**

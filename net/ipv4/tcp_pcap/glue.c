@@ -74,7 +74,18 @@ void tcp_pcap_set_max(enum tcp_pcap_resource res, unsigned long max)
 	smp_mb();
 }
 
-/* What is charged to an account; never more than what is reserved in it. While
+/* What a CPU keeps for the next connections. */
+static long spare_bytes(const struct tcp_pcap_stock *stock,
+			enum tcp_pcap_payer payer)
+{
+	long n = atomic_long_read(&stock->spares[TCP_PCAP_CONTAINERS].bytes);
+
+	if (payer == TCP_PCAP_HOST)
+		n += atomic_long_read(&stock->spares[TCP_PCAP_HOST].bytes);
+	return n;
+}
+
+/* What is charged to an account and in use; never more than what is reserved in it. While
  * CPUs are at work, some of them may be seen with more in stock than they have.
  */
 unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
@@ -99,6 +110,8 @@ unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
 		/* The host's account has what all have in stock. */
 		if (payer == TCP_PCAP_HOST)
 			used -= atomic_long_read(&stock->left[res]);
+		if (res == TCP_PCAP_MEM)
+			used -= spare_bytes(stock, payer);
 	}
 	return max(used, 0L);
 }

@@ -10,11 +10,15 @@
 //! keeps the rest in stock. What is limited is what is *reserved*: the sum over all CPUs of what is
 //! charged and what is in stock. Before a charge is refused all CPUs' stocks are given back.
 //!
+//! Each CPU also keeps some records of closed connections for the next ones. These stay charged,
+//! but are not in use: they are given back before the stocks are.
+//!
 //! What a container charges is reserved in the containers' account and in that of the host.
 
 use crate::abi::account::{Account, Payer, Resource, Stock};
 use core::mem;
 use kernel::{
+    net::skbuff::PrivateSkBuff,
     prelude::*,
     sync::atomic::{Atomic, Full, Relaxed},
 };
@@ -193,8 +197,42 @@ fn give_back(resource: Resource, payer: Payer, n: i64) {
     }
 }
 
+/// Keeps the skb of a record, with what that was charged, for a later one of the same payer.
+///
+/// # Errors
+///
+/// The skb, if there is no room, or memory is to be given back.
+pub(crate) fn keep_spare(payer: Payer, skb: PrivateSkBuff) -> Result<(), PrivateSkBuff> {
+    if batch(Resource::Mem, payer) == 0 {
+        return Err(skb);
+    }
+    Stock::here().spares(payer).put(skb)
+}
+
+/// Frees the records that CPUs keep for later, of all payers or of the containers.
+pub(crate) fn free_spares(full: Payer) {
+    for stock in Stock::all() {
+        for payer in Payer::ALL {
+            let spares = stock.spares(payer);
+            if (full == Payer::Containers && payer == Payer::Host)
+                || spares.bytes().load(Relaxed) == 0
+            {
+                continue;
+            }
+            for skb in spares.take_all() {
+                let mem = skb.truesize();
+                drop(skb);
+                Charge::release(Resource::Mem, payer, mem);
+            }
+        }
+    }
+}
+
 /// Gives back what all CPUs have in stock of the account that is full.
 fn drain(resource: Resource, full: Payer) {
+    if resource == Resource::Mem {
+        free_spares(full);
+    }
     for stock in Stock::all() {
         for payer in Payer::ALL {
             // The host's stock is not reserved in the account of the containers.

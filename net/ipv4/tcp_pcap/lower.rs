@@ -205,7 +205,7 @@ impl Chunks {
             let Some(chunk) = listed.take_chunk(dir) else {
                 continue;
             };
-            for record in chunk.records() {
+            for record in chunk.records(usize::MAX) {
                 free(record, listed, dir, &mut self.records);
             }
             // There is room, as `release_full` makes some.

@@ -476,6 +476,10 @@ impl Shrinker for Histories {
     }
 
     fn scan((): (), control: &ShrinkControl<'_>) -> Scan {
+        // Not objects that were counted, but the first that nobody needs.
+        if is_wanted() {
+            limit::free_spares(Payer::Host);
+        }
         match is_wanted().then(|| scan(control.nr_to_scan())).flatten() {
             Some(freed) => Scan::Freed(freed),
             None => Scan::Stop,

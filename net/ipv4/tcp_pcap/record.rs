@@ -15,7 +15,7 @@ use crate::{
         },
         stack::gfp_packet,
     },
-    limit::Charge,
+    limit::{self, Charge},
 };
 use core::mem;
 use kernel::{
@@ -164,12 +164,30 @@ impl Packet<'_> {
 }
 
 impl Record {
-    /// Allocates an empty record, without sleeping.
+    /// An empty record: one that was kept for this, or a new one. Does not sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`; `ENOBUFS` at the limit of memory.
     pub(crate) fn new(payer: Payer) -> Result<Self> {
+        match Stock::here().spares(payer).take() {
+            Some(skb) => Ok(Self::from_spare(skb, payer)),
+            None => Self::alloc(payer),
+        }
+    }
+
+    /// Makes a record of what [`Self::retire`] kept.
+    #[inline]
+    fn from_spare(skb: PrivateSkBuff, payer: Payer) -> Self {
+        let mem = skb.truesize();
+        Self {
+            skb,
+            charges: Charges::new(payer, mem),
+        }
+    }
+
+    /// Allocates a record.
+    fn alloc(payer: Payer) -> Result<Self> {
         // Charged before it is allocated: at the limit nothing is, not even for a moment.
         let most = Charge::new(Resource::Mem, payer, RECORD_MAX).ok_or(ENOBUFS)?;
         let skb = PrivateSkBuff::new(HEAD_MIN, gfp_packet())?;
@@ -183,6 +201,25 @@ impl Record {
             skb,
             charges: Charges::new(payer, mem),
         })
+    }
+
+    /// Gives back what it holds, and keeps the record itself for a later connection if there is
+    /// room.
+    pub(crate) fn retire(mut self) {
+        self.skb.clear_frags();
+        self.charges.lower(0);
+        let end = REC_LEN.saturating_add(self.skb.as_skb().len());
+        self.clear(0, end);
+        self.skb.set_linear(REC_LEN, 0);
+        let Self { skb, charges } = self;
+        match limit::keep_spare(charges.payer, skb) {
+            Ok(()) => {
+                Stock::here().packets().add(-1i64, Relaxed);
+                mem::forget(charges);
+            }
+            // The charges are dropped after it.
+            Err(skb) => drop(skb),
+        }
     }
 
     /// Takes over what [`Self::into_skb`] returned, from a slot.
@@ -363,7 +400,6 @@ impl Record {
     }
 
     /// Clears a part of the head.
-    #[cold]
     fn clear(&mut self, start: usize, end: usize) {
         if let Some(part) = self.skb.head_mut().get_mut(start..end) {
             part.fill(0);
@@ -651,10 +687,10 @@ mod tests {
         abi::{
             history::Counter,
             layout::Dir,
+            spares::SPARES,
             testing::{used, with_max, with_snaplen, StackPacket, TestSock},
         },
         lifecycle,
-        limit,
         ring, //
     };
 
@@ -745,6 +781,65 @@ mod tests {
             .all(|(i, b)| usize::from(*b) == i % 251));
         assert_eq!(pages(), start);
         Ok(())
+    }
+
+    /// Bytes of records that all CPUs keep.
+    fn spare_bytes() -> usize {
+        let bytes = Stock::all().map(|stock| stock.spares(Payer::Host).bytes().load(Relaxed));
+        bytes.sum::<i64>() as usize
+    }
+
+    #[test]
+    fn retired_it_is_kept_empty_and_not_in_use() -> Result {
+        limit::free_spares(Payer::Host);
+        let packet = StackPacket::new(&IP, &payload(5000)?)?;
+        let (record, _) = recorded(&packet, None)?;
+        let mem = record.charges.mem;
+        let before = (used(Resource::Mem, Payer::Host), pages(), limit::present());
+        record.retire();
+        assert_eq!(used(Resource::Mem, Payer::Host), before.0 - mem);
+        assert_eq!(pages(), before.1 - 2);
+        assert_eq!(limit::present(), (before.2 .0 - 1, before.2 .1 - 1));
+        assert_eq!(spare_bytes(), mem);
+
+        // We may have come to another CPU since.
+        let skb = Stock::all().find_map(|stock| stock.spares(Payer::Host).take());
+        let record = Record::from_spare(skb.ok_or(EINVAL)?, Payer::Host);
+        assert_eq!(spare_bytes(), 0);
+        assert_eq!((record.skb().len(), record.pages()), (0, 0));
+        assert!(record.head().iter().all(|b| *b == 0));
+        assert_eq!(used(Resource::Mem, Payer::Host), before.0);
+        Ok(())
+    }
+
+    #[test]
+    fn few_are_kept_and_these_go_before_a_charge_is_refused() -> Result {
+        const MAX: usize = 1 << 20;
+        let retire_many = || -> Result<usize> {
+            let mut records = KVec::new();
+            for _ in 0..2 * SPARES {
+                records.push(Record::alloc(Payer::Host)?, GFP_KERNEL)?;
+            }
+            let mem = records.first().map_or(0, |r| r.charges.mem);
+            records.into_iter().for_each(Record::retire);
+            Ok(mem)
+        };
+        with_max(Resource::Mem, MAX, || {
+            let start = used(Resource::Mem, Payer::Host);
+            let mem = retire_many()?;
+            assert!((1..2 * SPARES).contains(&(spare_bytes() / mem)));
+            assert_eq!(used(Resource::Mem, Payer::Host), start);
+            let all = Charge::new(Resource::Mem, Payer::Host, MAX - start);
+            assert!(all.is_some());
+            assert_eq!(spare_bytes(), 0);
+            drop(all);
+
+            retire_many()?;
+            assert!(spare_bytes() != 0);
+            assert!(limit::exceeded(Resource::Mem).is_none());
+            assert_eq!(spare_bytes(), 0);
+            Ok(())
+        })
     }
 
     #[test]

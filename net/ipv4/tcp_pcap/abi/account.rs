@@ -2,6 +2,7 @@
 
 //! The accounts of the limits, and what each CPU has in stock of them.
 
+use super::spares::Spares;
 use core::ptr::{addr_of, addr_of_mut};
 use kernel::{bindings, cpu, sync::atomic::Atomic, types::Opaque};
 
@@ -125,6 +126,14 @@ impl Stock {
             Payer::Host => counter!(self, left[resource as usize]),
             Payer::Containers => counter!(self, left_containers[resource as usize]),
         }
+    }
+
+    /// Records kept for the next connections.
+    #[inline]
+    pub(crate) fn spares(&self, payer: Payer) -> &Spares {
+        // SAFETY: Valid as long as `self`; `Spares` is transparent over its type. The index is that
+        // of an enum whose number of values is the length of the array.
+        unsafe { &*addr_of!((*self.0.get()).spares[payer as usize]).cast() }
     }
 
     /// Charges refused.

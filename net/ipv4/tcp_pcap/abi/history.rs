@@ -230,6 +230,7 @@ impl Ring<'_> {
             Slots {
                 chunks: (*r).chunks.cast(),
                 size: (*r).size,
+                used: (*r).size,
                 payer: self.payer,
             }
         });
@@ -316,6 +317,8 @@ impl Ring<'_> {
             let old = Slots {
                 chunks: (*r).chunks.cast(),
                 size: (*r).size,
+                // Serials count from 0, and so do slots: those of later ones were never used.
+                used: u32::try_from((*r).next).map_or((*r).size, |next| next.min((*r).size)),
                 payer: self.payer,
             };
             self.publish_chunks(new.chunks);

@@ -244,6 +244,7 @@ impl<'a> Listed<'a> {
                     .load(Acquire)
                     .cast(),
                 size,
+                used: size,
                 payer: self.payer(),
             };
             let next = addr_of!((*r).next).read_volatile();

@@ -37,9 +37,12 @@ pub(super) type Slot = Atomic<*mut bindings::sk_buff>;
 /// - `chunks` is null, or points at `nr_chunks(size)` pointers, charged; each of these is null, or
 ///   points at `chunk_slots(size, i)` slots, charged.
 /// - A slot holds null, or the skb of a record that was forgotten (`PrivateSkBuff::into_raw`).
+/// - Those from `used` on hold null; only of slots that were taken from their ring may it be less
+///   than `size`.
 pub(crate) struct Slots {
     pub(super) chunks: *mut *mut Slot,
     pub(super) size: u32,
+    pub(super) used: u32,
     pub(super) payer: Payer,
 }
 
@@ -92,6 +95,7 @@ impl Slots {
         Self {
             chunks: ptr::null_mut(),
             size,
+            used: size,
             payer,
         }
     }
@@ -330,9 +334,9 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Takes the records out of it, one at a time.
-    pub(crate) fn records(&self) -> impl Iterator<Item = Record> + '_ {
-        (0..self.n).filter_map(|i| {
+    /// Takes the records out of its first `n` slots, one at a time.
+    pub(crate) fn records(&self, n: usize) -> impl Iterator<Item = Record> + '_ {
+        (0..self.n.min(n)).filter_map(|i| {
             // SAFETY: By the type invariant.
             take_from(unsafe { self.slots.add(i).as_ref() })
         })
@@ -358,15 +362,22 @@ impl Drop for Slots {
         let Some(chunks) = NonNull::new(self.chunks) else {
             return;
         };
-        for s in 0..u64::from(self.size) {
-            drop(self.take(s));
-        }
         for i in 0..nr_chunks(self.size) {
             // SAFETY: By the type invariant.
-            if let Some(c) = NonNull::new(unsafe { *chunks.as_ptr().add(i) }) {
-                // SAFETY: By the type invariant; the slots are empty and not used any more.
-                unsafe { free_ptrs(c, chunk_slots(self.size, i), self.payer) };
-            }
+            let Some(slots) = NonNull::new(unsafe { *chunks.as_ptr().add(i) }) else {
+                continue;
+            };
+            // INVARIANT: By the type invariant, and nobody finds it, since nobody has the ring.
+            let chunk = Chunk {
+                slots,
+                n: chunk_slots(self.size, i),
+                payer: self.payer,
+            };
+            // Short connections leave most of a ring as it was.
+            let used = chunk_slots(self.used, i);
+            chunk.records(used).for_each(Record::retire);
+            // SAFETY: By the type invariant; the slots are empty and not used any more.
+            unsafe { free_ptrs(slots, chunk.n, self.payer) };
         }
         // SAFETY: By the type invariant; not used any more.
         unsafe { free_ptrs(chunks, nr_chunks(self.size), self.payer) };

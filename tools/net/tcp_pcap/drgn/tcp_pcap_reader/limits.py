@@ -33,7 +33,8 @@ class Account:
     """
     A struct tcp_pcap_account.
 
-    :ivar used: what is charged: what is reserved less what the CPUs have in stock
+    :ivar used: what is charged and in use: what is reserved less what the CPUs have in stock, and less the records that they keep
+        for the next connections
     :ivar peak: the most that was ever reserved
     :ivar refused: charges refused
     """
@@ -76,6 +77,10 @@ def read_limits(layout: Layout, report: Report) -> Limits:
         # What containers have in stock is reserved in the account of the host too.
         members = ("left", "left_containers") if payer == HOST else ("left_containers",)
         in_stock = sum(total(lambda stock: getattr(stock, member)[resource]) for member in members)
+        if resource == MEM:
+            # Nor are records in use that are kept for the next connections.
+            kept_for = (HOST, CONTAINERS) if payer == HOST else (CONTAINERS,)
+            in_stock += sum(total(lambda stock: stock.spares[one].bytes) for one in kept_for)
         try:
             account = accounts[name].read_()
         except READ_ERRORS as error:

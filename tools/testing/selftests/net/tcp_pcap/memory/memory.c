@@ -72,6 +72,8 @@ void settle(void)
 
 	/* Not ours: what is to be measured must not go away by that. */
 	must(pcap_host_set(PCAP_AGGRESSIVE_FREE, 0), "aggressive_free");
+	/* Records kept for the next connections go with any write of the limit. */
+	must(pcap_host_set(PCAP_MEM_MAX, pcap_host_get(PCAP_MEM_MAX)), "mem_max");
 	sync();
 	for (i = 0; i < 3; i++) {
 		must(memory_write("/proc/sys/vm/drop_caches", "3\n"), "drop_caches");
