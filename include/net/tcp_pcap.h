@@ -360,8 +360,8 @@ enum tcp_pcap_resource {
  * struct tcp_pcap_spares - records of closed connections that a CPU keeps for
  * the next ones of one payer: charged, but not in use
  * @bytes: what they are charged with
- * @nr: how many there are, or nearly so
- * @skbs: the records, empty; the rest is NULL, and what is beyond @nr may be
+ * @nr: a hint to where the last one is
+ * @skbs: empty records, or NULL
  */
 struct tcp_pcap_spares {
 	atomic_long_t	bytes;
@@ -371,11 +371,10 @@ struct tcp_pcap_spares {
 
 /**
  * struct tcp_pcap_stock - what a CPU reserved in the accounts and has not
- * charged, and what it counted
+ * charged, what it counted, and records that it keeps
  * @left: reserved by this CPU for the host and not charged, by enum
  *   tcp_pcap_resource
  * @left_containers: the same for containers
- * @spares: records kept for later, by enum tcp_pcap_payer
  * @packets: records made less records freed on this CPU; the sum of all CPUs
  *   counts
  * @payloads: the same of records that keep pages in memory
@@ -383,6 +382,7 @@ struct tcp_pcap_spares {
  * @reclaimed_packets: records given back by reclaim
  * @reclaimed_payloads: records of which the payload was given back
  * @reclaimed_pages: pages given back with both
+ * @spares: records kept for later, by enum tcp_pcap_payer
  */
 struct tcp_pcap_stock {
 	atomic_long_t	left[TCP_PCAP_RESOURCES];

@@ -85,8 +85,9 @@ static long spare_bytes(const struct tcp_pcap_stock *stock,
 	return n;
 }
 
-/* What is charged to an account and in use; never more than what is reserved in it. While
- * CPUs are at work, some of them may be seen with more in stock than they have.
+/* What is charged to an account and in use; never more than what is reserved in
+ * it. While CPUs are at work, some of them may be seen with more in stock than
+ * they have.
  */
 unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
 			    enum tcp_pcap_payer payer)

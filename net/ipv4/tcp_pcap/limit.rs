@@ -128,8 +128,17 @@ fn reserve(resource: Resource, payer: Payer, n: i64) -> bool {
     match grow(resource, payer, n) {
         Ok(()) => true,
         Err(full) => {
-            drain(resource, full);
-            grow(resource, payer, n).is_ok()
+            let mut lacking = full;
+            let mut fits = || {
+                grow(resource, payer, n)
+                    .map_err(|full| lacking = full)
+                    .is_ok()
+            };
+            if drain(resource, full, &mut fits) {
+                return true;
+            }
+            // With room in the containers' account, the host's may be full.
+            lacking != full && drain(resource, lacking, || grow(resource, payer, n).is_ok())
         }
     }
 }
@@ -197,61 +206,97 @@ fn give_back(resource: Resource, payer: Payer, n: i64) {
     }
 }
 
-/// Keeps the skb of a record, with what that was charged, for a later one of the same payer.
+/// Whether a record should be kept for a later one of the same payer: there is room, it is not much
+/// of what may be used, and nobody is short of memory.
+pub(crate) fn wants_spare(payer: Payer) -> bool {
+    let has_room = |payer| {
+        let account = Account::of(Resource::Mem, payer);
+        let max = account.max();
+        account.reserved().load(Relaxed) <= max.saturating_sub(max / 8)
+    };
+    let spares = Stock::here().spares(payer);
+    has_room(Payer::Host)
+        && has_room(payer)
+        && spares.has_room()
+        && spares.bytes().load(Relaxed) < Account::of(Resource::Mem, payer).batch()
+}
+
+/// Keeps the skb of a record, with what that was charged.
 ///
 /// # Errors
 ///
-/// The skb, if there is no room, or memory is to be given back.
+/// The skb, if there is no room for it.
 pub(crate) fn keep_spare(payer: Payer, skb: PrivateSkBuff) -> Result<(), PrivateSkBuff> {
-    if batch(Resource::Mem, payer) == 0 {
-        return Err(skb);
-    }
     Stock::here().spares(payer).put(skb)
 }
 
-/// Frees the records that CPUs keep for later, of all payers or of the containers.
-pub(crate) fn free_spares(full: Payer) {
-    for stock in Stock::all() {
-        for payer in Payer::ALL {
-            let spares = stock.spares(payer);
-            if (full == Payer::Containers && payer == Payer::Host)
-                || spares.bytes().load(Relaxed) == 0
-            {
-                continue;
-            }
-            for skb in spares.take_all() {
-                let mem = skb.truesize();
-                drop(skb);
-                Charge::release(Resource::Mem, payer, mem);
-            }
-        }
-    }
+/// Whether what a payer's charges are reserved for counts for the account that is full.
+#[inline]
+fn counts_for(full: Payer, payer: Payer) -> bool {
+    // The host's stock is not reserved in the account of the containers.
+    full == Payer::Host || payer == Payer::Containers
 }
 
-/// Gives back what all CPUs have in stock of the account that is full.
-fn drain(resource: Resource, full: Payer) {
-    if resource == Resource::Mem {
-        free_spares(full);
-    }
-    for stock in Stock::all() {
-        for payer in Payer::ALL {
-            // The host's stock is not reserved in the account of the containers.
-            if full == Payer::Containers && payer == Payer::Host {
-                continue;
-            }
-            let left = stock.left(resource, payer);
-            // Read first: at the limit all stocks are empty, and stay in all caches.
-            if left.load(Relaxed) != 0 {
-                give_back(resource, payer, left.xchg(0, Full));
-            }
+/// Frees the records that a CPU keeps for later. Returns how many.
+fn free_spares_of(stock: &Stock, full: Payer) -> usize {
+    let mut freed: usize = 0;
+    for payer in Payer::ALL {
+        let spares = stock.spares(payer);
+        if !counts_for(full, payer) || spares.bytes().load(Relaxed) == 0 {
+            continue;
+        }
+        for skb in spares.take_all() {
+            let mem = skb.truesize() as i64;
+            drop(skb);
+            give_back(Resource::Mem, payer, mem);
+            freed = freed.saturating_add(1);
         }
     }
+    freed
+}
+
+/// Frees all records that are kept for later. Returns how many.
+pub(crate) fn free_spares() -> usize {
+    Stock::all().fold(0, |freed: usize, stock| {
+        freed.saturating_add(free_spares_of(stock, Payer::Host))
+    })
+}
+
+/// Bytes of all records that are kept for later.
+pub(crate) fn spare_bytes() -> usize {
+    let mut sum = 0i64;
+    for stock in Stock::all() {
+        for payer in Payer::ALL {
+            sum = sum.saturating_add(stock.spares(payer).bytes().load(Relaxed));
+        }
+    }
+    usize::try_from(sum).unwrap_or(0)
+}
+
+/// Gives back what CPUs have in stock of the account that is full, one CPU's after the other, until
+/// `fits`, which is asked at least once.
+fn drain(resource: Resource, full: Payer, mut fits: impl FnMut() -> bool) -> bool {
+    for stock in Stock::all() {
+        let mut gave = resource == Resource::Mem && free_spares_of(stock, full) != 0;
+        for payer in Payer::ALL {
+            let left = stock.left(resource, payer);
+            // Read first: at the limit all stocks are empty, and stay in all caches.
+            if counts_for(full, payer) && left.load(Relaxed) != 0 {
+                give_back(resource, payer, left.xchg(0, Full));
+                gave = true;
+            }
+        }
+        if gave && fits() {
+            return true;
+        }
+    }
+    fits()
 }
 
 /// The payer whose account holds more than its maximum, after that was lowered. Gives all stocks
 /// back first.
 pub(crate) fn exceeded(resource: Resource) -> Option<Payer> {
-    drain(resource, Payer::Host);
+    drain(resource, Payer::Host, || false);
     Payer::ALL.into_iter().find(|payer| {
         let account = Account::of(resource, *payer);
         account.reserved().load(Relaxed) > account.max()

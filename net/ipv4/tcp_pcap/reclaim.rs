@@ -472,16 +472,22 @@ impl Shrinker for Histories {
             return Count::Empty;
         }
         let (packets, payloads) = limit::present();
-        Count::objects(packets.saturating_add(payloads))
+        match packets.saturating_add(payloads) {
+            // Records kept for later go with the first scan; without packets let there be one.
+            0 if limit::spare_bytes() != 0 => Count::objects(1),
+            n => Count::objects(n),
+        }
     }
 
     fn scan((): (), control: &ShrinkControl<'_>) -> Scan {
-        // Not objects that were counted, but the first that nobody needs.
-        if is_wanted() {
-            limit::free_spares(Payer::Host);
+        if !is_wanted() {
+            return Scan::Stop;
         }
-        match is_wanted().then(|| scan(control.nr_to_scan())).flatten() {
+        // Nobody has a use for these now.
+        let spares = limit::free_spares();
+        match scan(control.nr_to_scan()) {
             Some(freed) => Scan::Freed(freed),
+            None if spares != 0 => Scan::Freed(spares),
             None => Scan::Stop,
         }
     }

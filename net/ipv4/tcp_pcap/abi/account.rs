@@ -131,8 +131,9 @@ impl Stock {
     /// Records kept for the next connections.
     #[inline]
     pub(crate) fn spares(&self, payer: Payer) -> &Spares {
-        // SAFETY: Valid as long as `self`; `Spares` is transparent over its type. The index is that
-        // of an enum whose number of values is the length of the array.
+        // SAFETY: Valid as long as `self`; `Spares` is transparent over its type, and nobody else
+        // writes its pointers, which are null at first. The index is that of an enum whose number
+        // of values is the length of the array.
         unsafe { &*addr_of!((*self.0.get()).spares[payer as usize]).cast() }
     }
 

@@ -25,11 +25,12 @@ pub(crate) const SPARES: usize = bindings::tcp_pcap_const_TCP_PCAP_SPARES as usi
 ///
 /// # Invariants
 ///
-/// Each of the pointers is null, or came from `PrivateSkBuff::into_raw`.
+/// Each of the pointers is null, or came from `PrivateSkBuff::into_raw` and belongs to its slot
+/// alone; it is counted in `bytes` from before it is stored until after it is taken out.
 #[repr(transparent)]
 pub(crate) struct Spares(Opaque<bindings::tcp_pcap_spares>);
 
-// SAFETY: All of it is accessed atomically.
+// SAFETY: All of it is accessed atomically, and the buffers that change hands are `Send`.
 unsafe impl Sync for Spares {}
 
 impl Spares {
@@ -51,6 +52,12 @@ impl Spares {
         // SAFETY: An array of as many pointers, valid as long as `self`, and accessed atomically
         // only; an atomic pointer has the layout of a pointer.
         unsafe { &*addr_of!((*self.0.get()).skbs).cast() }
+    }
+
+    /// Whether there seems to be room for another.
+    #[inline]
+    pub(crate) fn has_room(&self) -> bool {
+        usize::try_from(self.nr().load(Relaxed)).is_ok_and(|nr| nr < SPARES)
     }
 
     /// Keeps a buffer that is charged.
