@@ -4,8 +4,8 @@
 //!
 //! Safe types over the structures of `include/net/tcp_pcap.h`: [`layout`] is what debuggers read,
 //! [`slots`] where records change hands, [`history`] what the owner of a socket has, [`shard`] what
-//! reclaim finds, [`account`] the limits, [`spares`] what is kept for later. [`netns`] and [`stack`]
-//! ask the stack around us; [`entry`] holds the functions that C calls.
+//! reclaim finds, [`account`] the limits, [`spares`] what is kept for later. [`netns`] and
+//! [`stack`] ask the stack around us; [`entry`] holds the functions that C calls.
 
 #![allow(unsafe_code)]
 

@@ -64,6 +64,9 @@ TEST_F(host, count_is_exact)
 	struct pcap_status s;
 	struct held h[2];
 
+	/* Records kept for the next connections count where there are no packets, as one. */
+	EXPECT_GE(1, pcap_shrinker_count());
+	ASSERT_EQ(0, pcap_host_set(PCAP_MEM_MAX, self->host.host[PCAP_MEM_MAX]));
 	EXPECT_EQ(0, pcap_shrinker_count());
 	ASSERT_EQ(0, host_pair(&small, false, 64));
 	s = host_status(_metadata);
@@ -96,6 +99,8 @@ TEST_F(host, count_is_exact)
 	EXPECT_EQ(h[1].payloads, s.payloads);
 	expect_count(_metadata, &s);
 	let_go(_metadata, &h[1]);
+	EXPECT_EQ(1, pcap_shrinker_count());
+	ASSERT_EQ(0, pcap_shrinker_scan(1));
 	EXPECT_EQ(0, pcap_shrinker_count());
 }
 

@@ -35,6 +35,14 @@ def accounts():
     return {line[0]: int(line[1]) for line in lines[1:]}
 
 
+def free_spares():
+    """Records that are kept for the next connections are given back by any write of the limit."""
+    with open(f"{SYSCTL}mem_max", "r+", encoding="ascii") as f:
+        now = f.read()
+        f.seek(0)
+        f.write(now)
+
+
 def run(function, trace, hold):
     net = Lab()
     net.up()
@@ -52,6 +60,7 @@ def run(function, trace, hold):
     world.notes |= {"captured": captured, "held": accounts(), "holds": world.holds}
     world.close()
     settle(2)
+    free_spares()
     found = trace.stop()
     counters = {name: n - before.get(name, 0) for name, n in net.counters().items()}
     net.close()
