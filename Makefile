@@ -32,7 +32,7 @@ bench: ## count instructions per packet, against the unpatched kernel, tcpdump a
 	@for kind in bench benchoff plain; do dev/build $$kind || exit; done
 	@dev/bench
 
-bench-publish: ## table and plots of the last `make bench` to dev/bench-results
+bench-publish: ## table and plots of the last `make bench` to dev/bench-results, the cover letter's figures to patches/
 	@dev/bench --publish
 
 kunit: ## rebuild the debug kernel and run its KUnit tests (under a minute after an edit)

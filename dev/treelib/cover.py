@@ -6,7 +6,7 @@ from pathlib import Path
 from .model import Problem
 
 MARK, CHANGES = "@BENCH@", "Changes:"
-NO_TABLE = "[ The measured table belongs here. `make bench` writes it to patches/bench.txt. ]"
+NO_TABLE = "[ The measured table belongs here. `make bench-publish` writes it to patches/bench.txt. ]"
 
 
 def version(text: str) -> int:
@@ -41,4 +41,4 @@ def letter(folder: Path, number: int) -> tuple[str, str]:
     table = _text(bench).strip("\n") if bench.exists() else NO_TABLE
     listed = _changes(f"{changes}\n", number)
     return (body.rstrip("\n").replace(MARK, table) + (f"\n\n{CHANGES}\n\n{listed}" if listed else "\n"),
-            "" if bench.exists() else "the cover letter has no figures yet: `make bench` writes patches/bench.txt")
+            "" if bench.exists() else "the cover letter has no figures yet: `make bench-publish` writes patches/bench.txt")
