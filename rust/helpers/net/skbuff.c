@@ -116,11 +116,6 @@ __rust_helper unsigned long rust_helper_folio_nr_pages(const struct folio *folio
 	return folio_nr_pages(folio);
 }
 
-__rust_helper struct page *rust_helper_compound_head(struct page *page)
-{
-	return compound_head(page);
-}
-
 __rust_helper bool rust_helper_page_is_pfmemalloc(const struct page *page)
 {
 	return page_is_pfmemalloc(page);

@@ -19,6 +19,7 @@ use crate::{
 };
 use core::{
     ffi::c_void,
+    hint::assert_unchecked,
     marker::PhantomData,
     mem::ManuallyDrop,
     ptr::{addr_of, NonNull},
@@ -257,14 +258,10 @@ impl SkBuff {
                     .add(i);
                 (bindings::skb_frag_page(frag), (*frag).offset, (*frag).len)
             };
-            // INVARIANT: The buffer holds a reference to the page and is not changed while it is
+            let page = NonNull::new(page)?;
+            // SAFETY: The buffer holds a reference to the page and is not changed while it is
             // borrowed.
-            Some(Frag {
-                page: NonNull::new(page)?,
-                offset,
-                len,
-                _skb: PhantomData,
-            })
+            Some(unsafe { Frag::new(page, offset, len) })
         })
     }
 
@@ -284,14 +281,11 @@ impl SkBuff {
         let page = NonNull::new(unsafe { bindings::virt_to_head_page(bytes.as_ptr().cast()) })?;
         // SAFETY: `page` is a valid page of the direct mapping.
         let base = unsafe { bindings::page_address(page.as_ptr()) } as usize;
-        // INVARIANT: The buffer's head is a reference to the page and is not changed while it is
+        let offset = u32::try_from((bytes.as_ptr() as usize).checked_sub(base)?).ok()?;
+        let len = u32::try_from(bytes.len()).ok()?;
+        // SAFETY: The buffer's head is a reference to the page and is not changed while it is
         // borrowed.
-        Some(Frag {
-            page,
-            offset: u32::try_from((bytes.as_ptr() as usize).checked_sub(base)?).ok()?,
-            len: u32::try_from(bytes.len()).ok()?,
-            _skb: PhantomData,
-        })
+        Some(unsafe { Frag::new(page, offset, len) })
     }
 }
 
@@ -299,16 +293,36 @@ impl SkBuff {
 ///
 /// # Invariants
 ///
-/// Somebody holds a reference to `page` for the duration of `'a`.
+/// Somebody holds a reference to `page`, which is part of `folio`, for the duration of `'a`.
 #[derive(Clone, Copy)]
 pub struct Frag<'a> {
     page: NonNull<bindings::page>,
+    folio: NonNull<bindings::folio>,
     offset: u32,
     len: u32,
     _skb: PhantomData<&'a SkBuff>,
 }
 
 impl Frag<'_> {
+    /// `len` bytes from `offset` of a page on.
+    ///
+    /// # Safety
+    ///
+    /// Somebody holds a reference to the page for the duration of the value's lifetime parameter.
+    #[inline]
+    unsafe fn new(page: NonNull<bindings::page>, offset: u32, len: u32) -> Self {
+        // SAFETY: By the safety requirements. Each page has a folio.
+        let folio = unsafe { NonNull::new_unchecked(bindings::page_folio(page.as_ptr())) };
+        // INVARIANT: By the safety requirements; a page that is in use stays in its folio.
+        Self {
+            page,
+            folio,
+            offset,
+            len,
+            _skb: PhantomData,
+        }
+    }
+
     /// Bytes in it.
     #[inline]
     pub fn len(&self) -> usize {
@@ -334,24 +348,21 @@ impl Frag<'_> {
     #[inline]
     pub fn pinned_pages(&self) -> usize {
         // SAFETY: By the type invariant the page is valid.
-        unsafe { bindings::folio_nr_pages(bindings::page_folio(self.page.as_ptr())) }
+        unsafe { bindings::folio_nr_pages(self.folio.as_ptr()) }
     }
 
     /// Whether the page comes from the emergency reserves.
     #[inline]
     pub fn is_pfmemalloc(&self) -> bool {
-        // SAFETY: By the type invariant the page is valid.
         // Only the head of a compound page tells.
-        unsafe { bindings::page_is_pfmemalloc(bindings::compound_head(self.page.as_ptr())) }
+        // SAFETY: By the type invariant the folio is valid; it starts with that page.
+        unsafe { bindings::page_is_pfmemalloc(self.folio.as_ptr().cast()) }
     }
 
     /// Whether a reference to one of the two keeps the other's page in memory too.
     #[inline]
     pub fn same_compound_page(&self, other: &Self) -> bool {
-        // SAFETY: By the type invariant the pages are valid.
-        unsafe {
-            bindings::page_folio(self.page.as_ptr()) == bindings::page_folio(other.page.as_ptr())
-        }
+        self.folio == other.folio
     }
 }
 
@@ -363,8 +374,9 @@ impl Frag<'_> {
 /// # Invariants
 ///
 /// The buffer is valid and owned by this value alone: one user, not cloned, no `dst`, no device, no
-/// socket, no destructor, `pp_recycle` off. Its head is initialised. Each of its frags holds one
-/// page reference taken by `get_page()`.
+/// socket, no destructor, `pp_recycle` off. Its head is initialised, and aligned to [`HEAD_ALIGN`]
+/// bytes as slab memory is; `data` and tail lie within it. Each of its frags holds one page
+/// reference taken by `get_page()`.
 ///
 /// # Examples
 ///
@@ -379,6 +391,9 @@ impl Frag<'_> {
 /// # Ok::<(), Error>(())
 /// ```
 pub struct PrivateSkBuff(NonNull<bindings::sk_buff>);
+
+/// What the head of a [`PrivateSkBuff`] is aligned to, in bytes.
+pub const HEAD_ALIGN: usize = align_of::<u64>();
 
 // SAFETY: A private buffer belongs to nobody else and may be used and freed on any CPU.
 unsafe impl Send for PrivateSkBuff {}
@@ -401,8 +416,8 @@ impl PrivateSkBuff {
             let len = bindings::skb_end_offset(skb.as_ptr()) as usize;
             (*skb.as_ptr()).head.write_bytes(0, len);
         }
-        // INVARIANT: A new buffer has one user and none of the other attributes; its head was just
-        // initialised.
+        // INVARIANT: A new buffer has one user and none of the other attributes; its head is slab
+        // memory and was just initialised.
         let skb = Self(skb);
         if skb.as_skb().is_pfmemalloc() {
             return Err(AllocError);
@@ -452,7 +467,7 @@ impl PrivateSkBuff {
     #[inline]
     pub fn head(&self) -> &[u8] {
         // SAFETY: By the type invariant the head is initialised.
-        unsafe { slice::from_raw_parts((*self.0.as_ptr()).head, self.head_len()) }
+        unsafe { slice::from_raw_parts(self.head_start(), self.head_len()) }
     }
 
     /// The head, for writing.
@@ -460,7 +475,18 @@ impl PrivateSkBuff {
     pub fn head_mut(&mut self) -> &mut [u8] {
         let len = self.head_len();
         // SAFETY: By the type invariant the head is initialised and ours alone.
-        unsafe { slice::from_raw_parts_mut((*self.0.as_ptr()).head, len) }
+        unsafe { slice::from_raw_parts_mut(self.head_start(), len) }
+    }
+
+    /// Where the head starts.
+    #[inline]
+    fn head_start(&self) -> *mut u8 {
+        // SAFETY: By the type invariant the buffer has a head, which is aligned.
+        unsafe {
+            let head = (*self.0.as_ptr()).head;
+            assert_unchecked(!head.is_null() && head.addr() % HEAD_ALIGN == 0);
+            head
+        }
     }
 
     /// Makes `len` bytes of the head, from `offset` on, the linear part of the packet. Both are cut
@@ -478,6 +504,22 @@ impl PrivateSkBuff {
             (*skb).data = (*skb).head.add(offset);
             bindings::skb_set_tail_pointer(skb, len as c_int);
             bindings::skb_set_network_header(skb, 0);
+            (*skb).len = (len as u32).saturating_add((*skb).data_len);
+        }
+    }
+
+    /// Makes the linear part of the packet `len` bytes long, from where it starts. It is cut to the
+    /// head.
+    #[inline]
+    pub fn set_linear_len(&mut self, len: usize) {
+        let skb = self.0.as_ptr();
+        // SAFETY: By the type invariant.
+        let offset = unsafe { ((*skb).data as usize).wrapping_sub((*skb).head as usize) };
+        let len = len.min(self.head_len().saturating_sub(offset));
+        // SAFETY: By the type invariant the buffer is ours. `data` lies within its head, and so
+        // does what is `len` bytes behind it; a head is smaller than 4 GiB.
+        unsafe {
+            bindings::skb_set_tail_pointer(skb, len as c_int);
             (*skb).len = (len as u32).saturating_add((*skb).data_len);
         }
     }
@@ -723,6 +765,18 @@ mod tests {
         assert!(skb.as_skb().is_empty());
         skb.set_linear(head - 2, 10);
         assert_eq!(skb.as_skb().len(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn length_is_cut_to_the_head() -> Result {
+        let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        let head = skb.head_len();
+        skb.set_linear(8, 10);
+        skb.set_linear_len(20);
+        assert_eq!(skb.as_skb().linear(), &[0; 20]);
+        skb.set_linear_len(head);
+        assert_eq!(skb.as_skb().len(), head - 8);
         Ok(())
     }
 
