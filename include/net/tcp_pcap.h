@@ -445,10 +445,8 @@ extern spinlock_t tcp_pcap_reclaim_lock;
 DECLARE_STATIC_KEY_FALSE(tcp_pcap_key);
 
 /* net/ipv4/tcp_pcap/tcp_pcap.rs */
-void tcp_pcap_capture_rx(struct sock *sk, struct tcp_pcap *pcap,
-			 struct sk_buff *skb, u64 time);
-void tcp_pcap_capture_tx(struct sock *sk, struct tcp_pcap *pcap,
-			 struct sk_buff *skb, u64 time);
+void tcp_pcap_capture_rx(struct sock *sk, struct sk_buff *skb, u64 time);
+void tcp_pcap_capture_tx(struct sock *sk, struct sk_buff *skb, u64 time);
 int tcp_pcap_setsockopt(struct sock *sk, int optname, int val);
 int tcp_pcap_getsockopt(const struct sock *sk, int optname);
 void __tcp_pcap_init_sock(struct sock *sk);
@@ -531,13 +529,9 @@ static inline struct tcp_pcap *tcp_pcap_owned(const struct sock *sk)
  */
 static inline void tcp_pcap_rx(struct sock *sk, struct sk_buff *skb)
 {
-	if (static_branch_unlikely(&tcp_pcap_key)) {
-		struct tcp_pcap *pcap = tcp_pcap_owned(sk);
-
-		if (unlikely(pcap))
-			tcp_pcap_capture_rx(sk, pcap, skb,
-					    tcp_sk(sk)->tcp_clock_cache);
-	}
+	if (static_branch_unlikely(&tcp_pcap_key) &&
+	    unlikely(tcp_pcap_owned(sk)))
+		tcp_pcap_capture_rx(sk, skb, tcp_sk(sk)->tcp_clock_cache);
 }
 
 /**
@@ -551,12 +545,9 @@ static inline void tcp_pcap_rx(struct sock *sk, struct sk_buff *skb)
  */
 static inline void tcp_pcap_rx_fastopen(struct sock *sk, struct sk_buff *skb)
 {
-	if (static_branch_unlikely(&tcp_pcap_key)) {
-		struct tcp_pcap *pcap = tcp_pcap_owned(sk);
-
-		if (unlikely(pcap))
-			tcp_pcap_capture_rx(sk, pcap, skb, tcp_clock_ns());
-	}
+	if (static_branch_unlikely(&tcp_pcap_key) &&
+	    unlikely(tcp_pcap_owned(sk)))
+		tcp_pcap_capture_rx(sk, skb, tcp_clock_ns());
 }
 
 /**
@@ -569,13 +560,9 @@ static inline void tcp_pcap_rx_fastopen(struct sock *sk, struct sk_buff *skb)
  */
 static inline void tcp_pcap_tx(struct sock *sk, struct sk_buff *skb)
 {
-	if (static_branch_unlikely(&tcp_pcap_key)) {
-		struct tcp_pcap *pcap = tcp_pcap_owned(sk);
-
-		if (unlikely(pcap))
-			tcp_pcap_capture_tx(sk, pcap, skb,
-					    tcp_sk(sk)->tcp_clock_cache);
-	}
+	if (static_branch_unlikely(&tcp_pcap_key) &&
+	    unlikely(tcp_pcap_owned(sk)))
+		tcp_pcap_capture_tx(sk, skb, tcp_sk(sk)->tcp_clock_cache);
 }
 
 /**

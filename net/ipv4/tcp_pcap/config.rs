@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a socket may ask for: ranges and rights of `TCP_PCAP_IN` and `TCP_PCAP_OUT`.
+//! What a socket may ask for: ranges and rights of `TCP_PCAP_IN` and `TCP_PCAP_OUT`; and what a
+//! namespace keeps of a packet.
 
 use crate::abi::layout::{Dir, OPT_IN, OPT_OUT, PACKETS_HARD_MAX};
 use kernel::prelude::*;
@@ -33,6 +34,13 @@ pub(crate) fn check_size(val: c_int, max: u32, may_exceed: impl FnOnce() -> bool
         return Err(EPERM);
     }
     Ok(size)
+}
+
+/// Bytes of payload to keep, where both namespaces have a say by `net.ipv4.tcp_pcap_snaplen`: -1,
+/// which is all, becomes more than a packet can have.
+#[inline]
+pub(crate) fn snaplen(own: c_int, host: c_int) -> u32 {
+    (own as u32).min(host as u32)
 }
 
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
@@ -71,6 +79,21 @@ mod tests {
     fn unreachable_right() -> bool {
         assert!(false);
         true
+    }
+
+    #[test]
+    fn the_smaller_snaplen_counts_and_all_is_the_largest() {
+        for (own, host, expected) in [
+            (-1, -1, u32::MAX),
+            (-1, 10, 10),
+            (10, -1, 10),
+            (0, -1, 0),
+            (-1, 0, 0),
+            (7, 9, 7),
+            (c_int::MAX, -1, c_int::MAX as u32),
+        ] {
+            assert_eq!(snaplen(own, host), expected);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use kernel::net::{
 
 #[cfg(CONFIG_IPV6)]
 use kernel::net::sock::Ipv6Output;
-#[cfg(any(CONFIG_IPV6, CONFIG_TCP_PCAP_KUNIT_TEST))]
+#[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
 use kernel::prelude::*;
 
 const IPPROTO_TCP: u8 = 6;
@@ -273,19 +273,17 @@ fn last_hop_at(routing: &[u8]) -> usize {
 /// Whether `header` starts like an IP header, and of which version.
 #[inline]
 pub(crate) fn version(header: &[u8]) -> Option<u8> {
-    let v = *header.first()? >> 4;
-    let min = match v {
-        4 => IPV4_LEN,
-        6 => IPV6_LEN,
-        _ => return None,
-    };
-    (header.len() >= min).then_some(v)
+    match header.first()? >> 4 {
+        4 if header.len() >= IPV4_LEN => Some(4),
+        6 if header.len() >= IPV6_LEN => Some(6),
+        _ => None,
+    }
 }
 
-/// Whether the length in `header` covers a packet of `total` bytes.
+/// Whether the length in `header`, of that [`version`], covers a packet of `total` bytes.
 #[inline]
-pub(crate) fn has_length(header: &[u8], total: usize) -> bool {
-    let (field, want) = match version(header) {
+pub(crate) fn has_length(version: Option<u8>, header: &[u8], total: usize) -> bool {
+    let (field, want) = match version {
         Some(4) => (header.get(2..4), len16(total)),
         Some(6) => (header.get(4..6), len16(total.saturating_sub(IPV6_LEN))),
         _ => return true,
@@ -308,10 +306,10 @@ pub(crate) fn claims_at_least(header: &[u8], total: usize) -> bool {
 }
 
 /// Whether the checksum of an IPv4 header with options, which may have been changed on the way, is
-/// right. It is for any other header: the IP layer checked it.
+/// right. It is for any other header, of another [`version`]: the IP layer checked it.
 #[inline]
-pub(crate) fn has_checksum(header: &[u8]) -> bool {
-    header.len() <= IPV4_LEN || version(header) != Some(4) || checksum(header) == 0
+pub(crate) fn has_checksum(version: Option<u8>, header: &[u8]) -> bool {
+    header.len() <= IPV4_LEN || version != Some(4) || checksum(header) == 0
 }
 
 /// Makes the checksum right, and the length in `header` cover a packet of `total` bytes; returns
@@ -319,8 +317,9 @@ pub(crate) fn has_checksum(header: &[u8]) -> bool {
 ///
 /// The backlog merges segments without telling the IP header of the first.
 pub(crate) fn fix(header: &mut [u8], total: usize) -> bool {
-    let length_differs = !has_length(header, total);
-    match version(header) {
+    let version = version(header);
+    let length_differs = !has_length(version, header, total);
+    match version {
         Some(4) => {
             put(header, 2, &len16(total));
             finish_ipv4(header);
@@ -379,11 +378,11 @@ mod tests {
         h[..20].copy_from_slice(&V4);
         h[0] = 0x48;
         h[20..].copy_from_slice(&[7, 11, 8, 10, 0, 0, 1, 0, 0, 0, 0, 0]);
-        assert!(!has_checksum(&h));
+        assert!(!has_checksum(version(&h), &h));
         assert!(!fix(&mut h, 0x73));
-        assert!(has_checksum(&h));
+        assert!(has_checksum(version(&h), &h));
         assert_eq!(checksum(&h), 0);
-        assert!(has_checksum(&V4));
+        assert!(has_checksum(version(&V4), &V4));
     }
 
     #[test]

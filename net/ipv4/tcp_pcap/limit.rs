@@ -206,19 +206,21 @@ fn give_back(resource: Resource, payer: Payer, n: i64) {
     }
 }
 
-/// Whether a record should be kept for a later one of the same payer: there is room, it is not much
-/// of what may be used, and nobody is short of memory.
-pub(crate) fn wants_spare(payer: Payer) -> bool {
+/// Whether records should be kept for later ones of the same payer: all of them together are not
+/// much of what may be used, and nobody is short of memory.
+pub(crate) fn wants_spares(payer: Payer) -> bool {
     let has_room = |payer| {
         let account = Account::of(Resource::Mem, payer);
         let max = account.max();
         account.reserved().load(Relaxed) <= max.saturating_sub(max / 8)
     };
+    has_room(Payer::Host) && has_room(payer)
+}
+
+/// Whether this CPU has room for another one.
+pub(crate) fn has_spare_room(payer: Payer) -> bool {
     let spares = Stock::here().spares(payer);
-    has_room(Payer::Host)
-        && has_room(payer)
-        && spares.has_room()
-        && spares.bytes().load(Relaxed) < Account::of(Resource::Mem, payer).batch()
+    spares.has_room() && spares.bytes().load(Relaxed) < Account::of(Resource::Mem, payer).batch()
 }
 
 /// Keeps the skb of a record, with what that was charged.

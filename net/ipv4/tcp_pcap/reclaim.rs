@@ -532,13 +532,8 @@ pub(crate) mod testing {
         let mut owner = sock.owner().ok_or(EINVAL)?;
         for _ in 0..n {
             let packet = StackPacket::new(&IP, &[7; 5000])?;
-            let packet = Packet {
-                skb: packet.skb(),
-                ip: &IP,
-                ip_len: IP.len(),
-                ack_and_flags: None,
-            };
-            ring::record(sock.sk(), &mut owner, Dir::Out, time, &packet, 0);
+            let packet = Packet::new(packet.skb(), &IP, IP.len(), None);
+            ring::record(sock.sk(), &mut owner, Dir::Out, time, packet, 0);
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use crate::{
     abi::{
         account::{Payer, Resource, Stock},
         layout::{
-            rec, rec_mut, Dir, Rec, Why, F_CONTAINER, F_TRUNC, KIND_PACKET, MAGIC, REC_LEN, VERSION,
+            rec, rec_mut, split_mut, Dir, Rec, Why, F_CONTAINER, F_TRUNC, KIND_PACKET, MAGIC,
+            REC_LEN, VERSION,
         },
         stack::gfp_packet,
     },
@@ -30,15 +31,27 @@ use kernel::{
 /// Largest TCP header in bytes.
 const TCP_MAX: usize = 60;
 
+/// Where the checksum is in a TCP header, in bytes.
+const CSUM_OFFSET: u16 = 16;
+
 /// Head to ask for. What the allocator gives for it is the one size of `skb_small_head`.
 const HEAD_MIN: u32 = 224;
+
+/// Bytes of a head that are cleared at a time.
+const CLEARED: usize = 32;
 
 /// Bytes that a record is never larger than: skb and head together.
 const RECORD_MAX: usize = 2048;
 
-const _: () = assert!(REC_LEN + 60 + TCP_MAX <= HEAD_MIN as usize);
+/// What there is at least of it for the packet.
+const ROOM_MIN: usize = HEAD_MIN as usize - REC_LEN;
+
+const _: () = assert!(ROOM_MIN >= 60 + TCP_MAX);
 
 /// A retained packet, charged to the accounts.
+///
+/// `data` is [`REC_LEN`] into the head; what all descriptions have in common is written; behind the
+/// packet the head is zero.
 pub(crate) struct Record {
     // Dropped before the charges are.
     skb: PrivateSkBuff,
@@ -113,6 +126,7 @@ impl Drop for Charges {
 }
 
 /// Where a packet belongs: direction and number in ring and connection, time, flags.
+#[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) dir: Dir,
     pub(crate) time: u64,
@@ -122,44 +136,105 @@ pub(crate) struct Place {
 }
 
 /// A packet as a hook found it.
+#[derive(Clone, Copy)]
 pub(crate) struct Packet<'a> {
-    /// The packet from its TCP header on.
-    pub(crate) skb: &'a SkBuff,
-    /// Its IP header with options and extension headers, as far as known.
-    pub(crate) ip: &'a [u8],
-    /// Length of that on the wire.
-    pub(crate) ip_len: usize,
-    /// Acknowledgement number and flags that replace those of the TCP header.
-    pub(crate) ack_and_flags: Option<(u32, u8)>,
+    /// From its TCP header on.
+    skb: &'a SkBuff,
+    /// Its IP header, as far as known.
+    ip: &'a [u8],
+    /// Length of that on the wire, at most 65,535.
+    net_len: u16,
+    /// What replaces acknowledgement number and flags of the TCP header.
+    ack_and_flags: Option<(u32, u8)>,
+    /// Of `skb`: its linear part, all bytes, those of the TCP header as far as they are there, and
+    /// how it is segmented.
+    linear: &'a [u8],
+    len: u32,
+    tcp_len: usize,
+    gso_size: u16,
+    gso_segs: u16,
 }
 
-impl Packet<'_> {
-    /// Bytes of the TCP header, as far as it is there.
-    #[inline]
-    fn tcp_len(&self) -> usize {
-        let linear = self.skb.linear();
-        linear
+impl<'a> Packet<'a> {
+    /// A packet, whose `data` is at its TCP header.
+    ///
+    /// `ip` is its IP header with options and extension headers, as far as known, `ip_len` the
+    /// length of that on the wire. `ack_and_flags` replace those of the TCP header.
+    #[inline(always)]
+    pub(crate) fn new(
+        skb: &'a SkBuff,
+        ip: &'a [u8],
+        ip_len: usize,
+        ack_and_flags: Option<(u32, u8)>,
+    ) -> Self {
+        let linear = skb.linear();
+        // As far as it is there.
+        let tcp_len = linear
             .get(12)
             .map_or(0, |b| usize::from(b >> 4) * 4)
-            .min(linear.len())
+            .min(linear.len());
+        Self {
+            skb,
+            ip,
+            net_len: u16::try_from(ip_len).unwrap_or(u16::MAX),
+            ack_and_flags,
+            linear,
+            // struct sk_buff has 32 bits for it.
+            len: skb.len() as u32,
+            tcp_len,
+            gso_size: skb.gso_size(),
+            gso_segs: skb.gso_segs(),
+        }
     }
 
     /// Bytes of payload.
     #[inline]
-    pub(crate) fn payload(&self) -> usize {
-        self.skb.len().saturating_sub(self.tcp_len())
+    pub(crate) fn payload(&self) -> u32 {
+        // A TCP header has 60 bytes at most.
+        self.len.saturating_sub(self.tcp_len as u32)
     }
 
     /// Segments that it stands for. Some drivers tell only how large these are.
     #[inline]
     pub(crate) fn segments(&self) -> u16 {
-        match (self.skb.gso_segs(), self.skb.gso_size()) {
+        match (self.gso_segs, self.gso_size) {
             (0, 0) => 1,
-            (0, size) => u16::try_from(self.payload().div_ceil(usize::from(size)))
+            (0, size) => u16::try_from(self.payload().div_ceil(u32::from(size)))
                 .unwrap_or(u16::MAX)
                 .max(1),
             (segs, _) => segs,
         }
+    }
+
+    /// Writes what is known of it, and of its socket.
+    #[inline(always)]
+    fn describe(&self, rec: &mut Rec, place: Place, sk: &TcpSock) {
+        rec.dir = place.dir as u8;
+        rec.serial = place.serial;
+        rec.time = place.time;
+        rec.order = place.order;
+        rec.orig_len = self.len.saturating_add(u32::from(self.net_len));
+        rec.gso_segs = self.segments();
+        rec.gso_size = self.gso_size;
+        let ip_summed = self.skb.ip_summed();
+        let (start, offset) = match ip_summed {
+            IpSummed::Partial => (self.net_len, CSUM_OFFSET),
+            _ => (0, 0),
+        };
+        rec.ip_summed = ip_summed as u8;
+        rec.csum_start = start;
+        rec.csum_offset = offset;
+        rec.net_len = self.net_len;
+        rec.state = sk.state();
+        rec.ca_state = sk.ca_state();
+        rec.verdict = 0;
+        rec.snd_cwnd = sk.snd_cwnd();
+        rec.ssthresh = sk.snd_ssthresh();
+        rec.srtt_us = sk.srtt_us();
+        rec.snd_una = sk.snd_una();
+        rec.snd_nxt = sk.snd_nxt();
+        rec.rcv_nxt = sk.rcv_nxt();
+        rec.rcv_wnd = sk.rcv_wnd();
     }
 }
 
@@ -169,17 +244,24 @@ impl Record {
     /// # Errors
     ///
     /// `ENOMEM`; `ENOBUFS` at the limit of memory.
+    #[inline(never)]
     pub(crate) fn new(payer: Payer) -> Result<Self> {
         match Stock::here().spares(payer).take() {
-            Some(skb) => Ok(Self::from_spare(skb, payer)),
+            Some(skb) => Ok(Self::from_empty(skb, payer)),
             None => Self::alloc(payer),
         }
     }
 
-    /// Makes a record of what [`Self::retire`] kept.
-    #[inline]
-    fn from_spare(skb: PrivateSkBuff, payer: Payer) -> Self {
+    /// Makes a record of an skb that is charged and has a head of zeroes, as [`Self::retire`] keeps
+    /// them. What is the same in all records is written here.
+    fn from_empty(mut skb: PrivateSkBuff, payer: Payer) -> Self {
         let mem = skb.truesize();
+        skb.set_linear(REC_LEN, 0);
+        if let Some(rec) = rec_mut(skb.head_mut()) {
+            rec.magic = MAGIC;
+            rec.version = VERSION;
+            rec.kind = KIND_PACKET;
+        }
         Self {
             skb,
             charges: Charges::new(payer, mem),
@@ -192,28 +274,25 @@ impl Record {
         let most = Charge::new(Resource::Mem, payer, RECORD_MAX).ok_or(ENOBUFS)?;
         let skb = PrivateSkBuff::new(HEAD_MIN, gfp_packet())?;
         let mem = skb.truesize();
-        if mem > RECORD_MAX {
+        if mem > RECORD_MAX || skb.head_len() < HEAD_MIN as usize {
             return Err(ENOBUFS);
         }
         most.keep();
         Charge::release(Resource::Mem, payer, RECORD_MAX - mem);
-        Ok(Self {
-            skb,
-            charges: Charges::new(payer, mem),
-        })
+        Ok(Self::from_empty(skb, payer))
     }
 
-    /// Gives back what it holds, and keeps the record itself for a later connection if there is
-    /// room.
-    pub(crate) fn retire(mut self) {
-        if !limit::wants_spare(self.charges.payer) {
+    /// Gives back what it holds. The record itself is kept for a later connection if `keep` says
+    /// so ([`limit::wants_spares`]) and there is room.
+    pub(crate) fn retire(mut self, keep: bool) {
+        if !keep || !limit::has_spare_room(self.charges.payer) {
             return;
         }
         self.skb.clear_frags();
         self.charges.lower(0);
-        let end = REC_LEN.saturating_add(self.skb.as_skb().len());
-        self.clear(0, end);
-        self.skb.set_linear(REC_LEN, 0);
+        let used = REC_LEN.saturating_add(self.skb.as_skb().len());
+        clear_start(self.skb.head_mut(), used);
+        self.skb.set_linear_len(0);
         let Self { skb, charges } = self;
         match limit::keep_spare(charges.payer, skb) {
             Ok(()) => {
@@ -299,118 +378,106 @@ impl Record {
     /// Makes this the record of `packet`; what it held before is given back.
     ///
     /// At most `snaplen` bytes of payload are kept. Returns why there is less.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the head is too small, which [`Self::new`] takes care of; it is no record then.
+    #[inline(always)]
     pub(crate) fn fill(
         &mut self,
-        place: &Place,
+        place: Place,
         sk: &TcpSock,
-        packet: &Packet<'_>,
-        snaplen: Option<usize>,
-    ) -> Why {
+        packet: Packet<'_>,
+        snaplen: u32,
+    ) -> Result<Why> {
         // What was charged for these pages pays for the new ones.
         if self.has_payload() {
             self.skb.clear_frags();
         }
-
-        let old_end = REC_LEN.saturating_add(self.skb.as_skb().len());
-        let skb = packet.skb;
-        let linear = skb.linear();
-        let tcp_len = packet.tcp_len();
-        let payload = skb.len().saturating_sub(tcp_len);
-        let want = snaplen.map_or(payload, |s| payload.min(s));
+        let old_len = self.skb.as_skb().len();
+        let container = match self.charges.payer {
+            Payer::Containers => F_CONTAINER,
+            Payer::Host => 0,
+        };
+        // In place, since nobody sees it until it is in its slot.
+        let (rec, room) = split_mut(self.skb.head_mut()).ok_or(EINVAL)?;
+        // So that the compiler knows what fits for certain.
+        if room.len() < ROOM_MIN {
+            return Err(EINVAL);
+        }
+        packet.describe(rec, place, sk);
 
         // Headers.
-        let head = self.skb.head_mut();
-        let mut at = REC_LEN;
         let ip = packet
             .ip
-            .get(..head.len().saturating_sub(REC_LEN + TCP_MAX))
+            .get(..room.len().saturating_sub(TCP_MAX))
             .unwrap_or(packet.ip);
-        at = append(head, at, ip);
-        let whole = ip.len() == packet.ip_len;
+        let tcp_at = append(room, 0, ip);
+        let whole = ip.len() == usize::from(packet.net_len);
+        let mut len = tcp_at;
         if whole {
-            let tcp_at = at;
-            at = append(head, at, linear.get(..tcp_len).unwrap_or(linear));
+            let tcp = packet.linear.get(..packet.tcp_len);
+            len = append(room, tcp_at, tcp.unwrap_or(packet.linear));
             if let Some((ack, flags)) = packet.ack_and_flags {
-                append(head, tcp_at.saturating_add(8), &ack.to_be_bytes());
-                append(head, tcp_at.saturating_add(13), &[flags]);
+                append(room, tcp_at.saturating_add(8), &ack.to_be_bytes());
+                append(room, tcp_at.saturating_add(13), &[flags]);
             }
         }
 
         // Payload.
-        let kept = if want == 0 {
-            Kept::nothing(Why::Not)
-        } else if whole {
-            self.payload(sk, skb, tcp_len, want, at)
-        } else {
-            Kept::nothing(Why::Linear)
+        let payload = packet.payload();
+        let want = payload.min(snaplen);
+        let mut why = match want < payload {
+            true => Why::Snaplen,
+            false => Why::Not,
         };
-        let why = match kept.why {
-            Why::Not if want < payload => Why::Snaplen,
-            why => why,
-        };
-        let short = !whole || kept.copied.saturating_add(kept.referenced) < payload;
-
-        let end = at.saturating_add(kept.copied);
-        self.skb.set_linear(REC_LEN, end.saturating_sub(REC_LEN));
-        self.skb
-            .set_transport_header(u16::try_from(ip.len()).unwrap_or(0));
-        // What the head held before may be payload that must not be kept any longer.
-        if end < old_end {
-            self.clear(end, old_end);
-        }
-        self.charges.lower(kept.pages);
-        let container = if self.charges.payer == Payer::Containers {
-            F_CONTAINER
-        } else {
-            0
-        };
-        let partial = skb.ip_summed() == IpSummed::Partial;
-        let net_len = u16::try_from(packet.ip_len).unwrap_or(u16::MAX);
-        // In place, since nobody sees it until it is in its slot.
-        if let Some(rec) = rec_mut(self.skb.head_mut()) {
-            rec.magic = MAGIC;
-            rec.version = VERSION;
-            rec.kind = KIND_PACKET;
-            rec.dir = place.dir as u8;
+        let flags = place.flags | container;
+        let mut pages = 0;
+        if want == 0 || !whole {
+            let short = !whole || payload != 0;
+            if want != 0 {
+                why = Why::Linear;
+            }
             rec.why = why as u8;
-            rec.serial = place.serial;
-            rec.time = place.time;
-            rec.order = place.order;
-            rec.orig_len =
-                u32::try_from(packet.ip_len.saturating_add(skb.len())).unwrap_or(u32::MAX);
-            rec.gso_segs = packet.segments();
-            rec.gso_size = skb.gso_size();
-            rec.flags = place.flags | container | if short { F_TRUNC } else { 0 };
-            rec.ip_summed = skb.ip_summed() as u8;
-            rec.state = sk.state();
-            rec.csum_start = if partial { net_len } else { 0 };
-            rec.csum_offset = if partial { 16 } else { 0 };
-            rec.net_len = net_len;
-            rec.ca_state = sk.ca_state();
-            rec.reserved = 0;
-            rec.verdict = 0;
-            rec.snd_cwnd = sk.snd_cwnd();
-            rec.ssthresh = sk.snd_ssthresh();
-            rec.srtt_us = sk.srtt_us();
-            rec.snd_una = sk.snd_una();
-            rec.snd_nxt = sk.snd_nxt();
-            rec.rcv_nxt = sk.rcv_nxt();
-            rec.rcv_wnd = sk.rcv_wnd();
-            rec.pages = u32::try_from(kept.pages).unwrap_or(u32::MAX);
-            rec.reserved2 = [0; 2];
+            rec.flags = flags | if short { F_TRUNC } else { 0 };
+            rec.pages = 0;
+        } else {
+            let kept = self.payload(sk, packet.skb, packet.tcp_len, want as usize, len);
+            if kept.why != Why::Not {
+                why = kept.why;
+            }
+            len = len.saturating_add(kept.copied);
+            pages = kept.pages;
+            let short = kept.copied.saturating_add(kept.referenced) < payload as usize;
+            let (rec, _) = split_mut(self.skb.head_mut()).ok_or(EINVAL)?;
+            rec.why = why as u8;
+            rec.flags = flags | if short { F_TRUNC } else { 0 };
+            rec.pages = u32::try_from(pages).unwrap_or(u32::MAX);
         }
-        why
+
+        self.skb.set_linear_len(len);
+        self.skb.set_transport_header(tcp_at as u16);
+        // What the head held before may be payload that must not be kept any longer.
+        if len < old_len {
+            self.clear(len, old_len);
+        }
+        self.charges.lower(pages);
+        Ok(why)
     }
 
-    /// Clears a part of the head.
+    /// Clears what lies in the head between these offsets from the start of the packet.
+    #[inline(never)]
     fn clear(&mut self, start: usize, end: usize) {
-        if let Some(part) = self.skb.head_mut().get_mut(start..end) {
-            part.fill(0);
+        if let Some((_, room)) = split_mut(self.skb.head_mut()) {
+            if let Some(part) = room.get_mut(start..end) {
+                part.fill(0);
+            }
         }
     }
 
     /// Keeps `want` bytes of the payload that starts `offset` bytes into `skb`: in the head, from
-    /// `at` on, or in frags.
+    /// `at` bytes behind the start of the packet on, or in frags.
+    #[inline(never)]
     fn payload(
         &mut self,
         sk: &TcpSock,
@@ -424,7 +491,11 @@ impl Record {
         }
 
         let in_linear = skb.linear().len().saturating_sub(offset).min(want);
-        let room = self.skb.head_len().saturating_sub(at);
+        let room = self
+            .skb
+            .head_len()
+            .saturating_sub(REC_LEN)
+            .saturating_sub(at);
 
         // Small requests and responses: cheaper to copy than to reference, and no page is pinned.
         if want <= room && (in_linear == want || skb.frags_readable()) {
@@ -467,8 +538,9 @@ impl Record {
 
     /// Copies `len` bytes into the head.
     fn copy(&mut self, skb: &SkBuff, offset: usize, len: usize, at: usize, why: Why) -> Kept {
-        let end = at.saturating_add(len);
-        let copied = self.skb.head_mut().get_mut(at..end).is_some_and(|to| {
+        let start = REC_LEN.saturating_add(at);
+        let end = start.saturating_add(len);
+        let copied = self.skb.head_mut().get_mut(start..end).is_some_and(|to| {
             let copied = len == 0 || skb.copy_bits(offset, to).is_ok();
             if !copied {
                 // A part of it may be there: nothing is behind the end of a packet.
@@ -515,36 +587,110 @@ impl Record {
         } else {
             None
         };
-        let skip = if head.is_some() { 0 } else { in_linear };
         // Bytes of linear payload behind what is wanted belong to no frag.
-        let frags = || {
-            parts(
-                Iterator::chain(head.into_iter(), skb.frags()),
-                want.saturating_sub(skip),
-            )
+        let len = match head {
+            Some(_) => want,
+            None => want.saturating_sub(in_linear),
         };
+        let referenced = self.reference_frags(skb, head, len);
+        if referenced.is_err() {
+            self.skb.clear_frags();
+        }
+        referenced
+    }
 
-        let mut pages = 0usize;
-        let mut last: Option<Frag<'_>> = None;
-        for frag in frags() {
+    /// References the pages of [`wanted`] frags. Returns how many of the pages charged that needs:
+    /// all, unless there was no room for all frags.
+    ///
+    /// # Errors
+    ///
+    /// Why there must be no reference to them; those that were taken are to be given back.
+    #[inline]
+    fn reference_frags(
+        &mut self,
+        skb: &SkBuff,
+        head: Option<Frag<'_>>,
+        len: usize,
+    ) -> Result<usize, Why> {
+        let mut pinned = Pinned::default();
+        for frag in wanted(skb, head, len) {
+            let with = pinned.with(frag);
+            if with.pages > self.charges.pages {
+                // More than what it was filled with before, so for all of them at once.
+                self.charge_frags(skb, head, len)?;
+            }
             if frag.is_pfmemalloc() {
                 return Err(Why::Pfmemalloc);
             }
-            pages = pages.saturating_add(additional_pages(&frag, last.as_ref()));
-            last = Some(frag);
-        }
-        self.charges.raise(pages).ok_or(Why::Limit)?;
-        let mut pinned = 0usize;
-        last = None;
-        for frag in frags() {
             if self.skb.push_frag(frag).is_err() {
                 break;
             }
-            pinned = pinned.saturating_add(additional_pages(&frag, last.as_ref()));
-            last = Some(frag);
+            pinned = with;
         }
-        Ok(pinned)
+        Ok(pinned.pages)
     }
+
+    /// Charges the pages of [`wanted`] frags, all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// Why there must be no reference to them.
+    #[inline(never)]
+    fn charge_frags(
+        &mut self,
+        skb: &SkBuff,
+        head: Option<Frag<'_>>,
+        len: usize,
+    ) -> Result<(), Why> {
+        let mut pinned = Pinned::default();
+        for frag in wanted(skb, head, len) {
+            if frag.is_pfmemalloc() {
+                return Err(Why::Pfmemalloc);
+            }
+            pinned = pinned.with(frag);
+        }
+        self.charges.raise(pinned.pages).ok_or(Why::Limit)
+    }
+}
+
+/// Frags, one after the other, as they pin pages.
+#[derive(Clone, Copy, Default)]
+struct Pinned<'a> {
+    /// Frags of one compound page that follow each other pin it once.
+    pages: usize,
+    last: Option<Frag<'a>>,
+}
+
+impl<'a> Pinned<'a> {
+    /// These, and another one.
+    #[inline]
+    fn with(self, frag: Frag<'a>) -> Self {
+        let more = match self.last {
+            Some(last) if last.same_compound_page(&frag) => 0,
+            _ => frag.pinned_pages(),
+        };
+        Self {
+            pages: self.pages.saturating_add(more),
+            last: Some(frag),
+        }
+    }
+}
+
+/// The first `len` bytes of a part of the linear part, if there is one, and the frags.
+#[inline]
+fn wanted<'a>(
+    skb: &'a SkBuff,
+    head: Option<Frag<'a>>,
+    len: usize,
+) -> impl Iterator<Item = Frag<'a>> {
+    let mut left = len;
+    Iterator::chain(head.into_iter(), skb.frags())
+        .map_while(move |frag| {
+            let frag = (left != 0).then(|| frag.truncated(left))?;
+            left = left.saturating_sub(frag.len());
+            Some(frag)
+        })
+        .filter(|frag| !frag.is_empty())
 }
 
 /// What reclaim took out of slots, or off records, under a lock; given back when dropped, without
@@ -609,15 +755,6 @@ impl Drop for Freed {
     }
 }
 
-/// Pages that `frag` pins beyond those that the frag before it does.
-fn additional_pages(frag: &Frag<'_>, last: Option<&Frag<'_>>) -> usize {
-    if last.is_some_and(|last| last.same_compound_page(frag)) {
-        0
-    } else {
-        frag.pinned_pages()
-    }
-}
-
 /// What of a payload was kept.
 struct Kept {
     /// Bytes in the head.
@@ -641,21 +778,33 @@ impl Kept {
     }
 }
 
+/// Clears the first `len` bytes, and some behind them: whole pieces take no call.
+fn clear_start(head: &mut [u8], len: usize) {
+    let mut pieces = head.chunks_exact_mut(CLEARED);
+    let nr = len.div_ceil(CLEARED);
+    pieces.by_ref().take(nr).for_each(|piece| piece.fill(0));
+    let rest = pieces.into_remainder();
+    if !rest.is_empty() {
+        rest.fill(0);
+    }
+}
+
 /// Writes `bytes` at `at`, if they fit; returns where they end.
-fn append(head: &mut [u8], at: usize, bytes: &[u8]) -> usize {
-    let end = at.saturating_add(bytes.len());
-    let Some(to) = head.get_mut(at..end) else {
+#[inline(always)]
+fn append(room: &mut [u8], at: usize, bytes: &[u8]) -> usize {
+    let to = room.get_mut(at..).and_then(|to| to.get_mut(..bytes.len()));
+    let Some(to) = to else {
         return at;
     };
     if !copy_header(to, bytes) {
         to.copy_from_slice(bytes);
     }
-    end
+    at.saturating_add(bytes.len())
 }
 
 /// Copies what is as long as most headers are, without a call: three pieces, which overlap if need
 /// be.
-#[inline]
+#[inline(always)]
 fn copy_header(to: &mut [u8], from: &[u8]) -> bool {
     const PIECE: usize = 16;
     let last = match from.len().checked_sub(PIECE) {
@@ -671,18 +820,6 @@ fn copy_header(to: &mut [u8], from: &[u8]) -> bool {
         *to = *from;
     }
     true
-}
-
-/// The first `len` bytes of a sequence of frags.
-fn parts<'a>(frags: impl Iterator<Item = Frag<'a>>, len: usize) -> impl Iterator<Item = Frag<'a>> {
-    let mut left = len;
-    frags
-        .map_while(move |frag| {
-            let frag = (left != 0).then(|| frag.truncated(left))?;
-            left = left.saturating_sub(frag.len());
-            Some(frag)
-        })
-        .filter(|frag| !frag.is_empty())
 }
 
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
@@ -721,14 +858,9 @@ mod tests {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 2)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
-        let packet = Packet {
-            skb: packet.skb(),
-            ip: &IP,
-            ip_len: IP.len(),
-            ack_and_flags: None,
-        };
+        let packet = Packet::new(packet.skb(), &IP, IP.len(), None);
         with_snaplen(snaplen, || {
-            ring::record(sock.sk(), &mut owner, Dir::Out, 5, &packet, 0)
+            ring::record(sock.sk(), &mut owner, Dir::Out, 5, packet, 0)
         });
         let mut ring = owner.ring(Dir::Out);
         let record = ring.take_if(0).ok_or(EINVAL)?;
@@ -796,7 +928,7 @@ mod tests {
         let (record, _) = recorded(&packet, None)?;
         let mem = record.charges.mem;
         let before = (used(Resource::Mem, Payer::Host), pages(), limit::present());
-        record.retire();
+        record.retire(limit::wants_spares(Payer::Host));
         assert_eq!(used(Resource::Mem, Payer::Host), before.0 - mem);
         assert_eq!(pages(), before.1 - 2);
         assert_eq!(limit::present(), (before.2 .0 - 1, before.2 .1 - 1));
@@ -804,11 +936,22 @@ mod tests {
 
         // We may have come to another CPU since.
         let skb = Stock::all().find_map(|stock| stock.spares(Payer::Host).take());
-        let record = Record::from_spare(skb.ok_or(EINVAL)?, Payer::Host);
+        let skb = skb.ok_or(EINVAL)?;
+        assert!(skb.head().iter().all(|b| *b == 0));
+        let record = Record::from_empty(skb, Payer::Host);
         assert_eq!(limit::spare_bytes(), 0);
         assert_eq!((record.skb().len(), record.pages()), (0, 0));
-        assert!(record.head().iter().all(|b| *b == 0));
         assert_eq!(used(Resource::Mem, Payer::Host), before.0);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_cleared_is_cleared_to_the_end() -> Result {
+        for len in [0, 1, 31, 32, 33, 96, 99, 100] {
+            let mut head = [1; 100];
+            clear_start(&mut head, len);
+            assert!(head[..len].iter().all(|b| *b == 0));
+        }
         Ok(())
     }
 
@@ -822,7 +965,8 @@ mod tests {
                 records.push(Record::alloc(Payer::Host)?, GFP_KERNEL)?;
             }
             let mem = records.first().map_or(0, |r| r.charges.mem);
-            records.into_iter().for_each(Record::retire);
+            let keep = limit::wants_spares(Payer::Host);
+            records.into_iter().for_each(|record| record.retire(keep));
             Ok(mem)
         };
         with_max(Resource::Mem, MAX, || {
@@ -860,13 +1004,8 @@ mod tests {
         let start = pages();
         for len in packets {
             let packet = StackPacket::new(&IP, &payload(len)?)?;
-            let packet = Packet {
-                skb: packet.skb(),
-                ip: &IP,
-                ip_len: IP.len(),
-                ack_and_flags: None,
-            };
-            ring::record(sock.sk(), &mut owner, Dir::Out, 5, &packet, 0);
+            let packet = Packet::new(packet.skb(), &IP, IP.len(), None);
+            ring::record(sock.sk(), &mut owner, Dir::Out, 5, packet, 0);
             // 50 bytes fit the head.
             let pinned = if len > 50 { len.div_ceil(4096) } else { 0 };
             assert_eq!(pages(), start + pinned);

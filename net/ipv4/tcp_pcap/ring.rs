@@ -12,7 +12,7 @@ use crate::{
         history::{Counter, Owner, Ring},
         layout::{Dir, Why},
         netns::{Mib, Netns},
-        slots::{Found, Gone, Slots},
+        slots::{Gone, Met, Slots},
         stack::gfp_packet,
     },
     record::{Packet, Place, Record},
@@ -26,60 +26,148 @@ use kernel::{
 ///
 /// Context: softirq, or process context with the socket locked. Does not sleep. Without memory the
 /// packet is lost and counted.
+///
+/// A part of each hook, so that nothing is handed over in memory; where that does not matter,
+/// [`record_rarely`] does the same.
+#[inline(always)]
 pub(crate) fn record(
     sk: &TcpSock,
     owner: &mut Owner<'_>,
     dir: Dir,
     time: u64,
-    packet: &Packet<'_>,
+    packet: Packet<'_>,
     flags: u16,
 ) {
     if owner.ring(dir).size() == 0 {
         return;
     }
-    let netns = Netns::of(sk);
-    let payer = owner.payer();
+    let (netns, payer) = (Netns::of(sk), owner.payer());
     let snaplen = netns.snaplen(payer);
-    let order = owner.next_order(time);
+    let place = next_place(owner, dir, time, flags);
     let mut ring = owner.ring(dir);
-    let serial = ring.next();
     // Reclaim may take slots away, which then live on until we are through.
     let rcu = rcu::read_lock();
-    let slot = ring.slot(serial, &rcu);
-    let old = slot.as_ref().and_then(Found::take);
-    let evicted = u64::from(old.is_some());
-    let Some(mut record) = old.or_else(|| Record::new(payer).ok()) else {
-        return lose(&mut ring, &netns, evicted);
+    let Some(slot) = ring.slot(place.serial, &rcu) else {
+        // Copies, so that the originals need not be in memory.
+        let (place, packet) = (place, packet);
+        return record_anew(sk, owner, &place, &packet, snaplen);
     };
+    let (mut record, evicted) = match slot.take() {
+        Some(old) => (old, 1),
+        None => match Record::new(payer) {
+            Ok(new) => (new, 0),
+            Err(_) => return lose(&mut ring, netns, 0),
+        },
+    };
+    let pages = record.pages();
+    let Ok(why) = record.fill(place, sk, packet, snaplen) else {
+        ring.change_payloads(pages != 0, false);
+        return lose(&mut ring, netns, evicted);
+    };
+    let has_payload = record.has_payload();
+    if pages != record.pages() {
+        ring.change_payloads(pages != 0, has_payload);
+    }
+    match slot.put(record) {
+        Ok(()) => recorded(&mut ring, netns, why, evicted),
+        Err(met) => settle(owner, dir, netns, why, evicted, has_payload, met),
+    }
+}
 
-    let place = Place {
+/// As [`record`].
+#[cold]
+#[inline(never)]
+pub(crate) fn record_rarely(
+    sk: &TcpSock,
+    owner: &mut Owner<'_>,
+    dir: Dir,
+    time: u64,
+    packet: Packet<'_>,
+    flags: u16,
+) {
+    if owner.ring(dir).size() == 0 {
+        return;
+    }
+    let snaplen = Netns::of(sk).snaplen(owner.payer());
+    let place = next_place(owner, dir, time, flags);
+    record_anew(sk, owner, &place, &packet, snaplen)
+}
+
+/// Where the next packet belongs.
+#[inline(always)]
+fn next_place(owner: &mut Owner<'_>, dir: Dir, time: u64, flags: u16) -> Place {
+    Place {
         dir,
         time,
-        serial,
-        order,
+        serial: owner.ring(dir).next(),
+        order: owner.next_order(time),
         flags,
+    }
+}
+
+/// Records a packet in whatever the ring has for it: a slot, full or empty, or none yet.
+#[inline(never)]
+fn record_anew(
+    sk: &TcpSock,
+    owner: &mut Owner<'_>,
+    place: &Place,
+    packet: &Packet<'_>,
+    snaplen: u32,
+) {
+    let (netns, payer) = (Netns::of(sk), owner.payer());
+    let &Place { dir, serial, .. } = place;
+    let mut ring = owner.ring(dir);
+    let rcu = rcu::read_lock();
+    let slot = ring.slot(serial, &rcu);
+    let old = slot.and_then(|slot| slot.take());
+    let evicted = u64::from(old.is_some());
+    let Some(mut record) = old.or_else(|| Record::new(payer).ok()) else {
+        return lose(&mut ring, netns, evicted);
     };
     let had_payload = record.has_payload();
-    let why = record.fill(&place, sk, packet, snaplen);
+    let Ok(why) = record.fill(*place, sk, *packet, snaplen) else {
+        ring.change_payloads(had_payload, false);
+        return lose(&mut ring, netns, evicted);
+    };
     let has_payload = record.has_payload();
-    if has_payload != had_payload {
-        ring.add_payloads(if has_payload { 1 } else { -1 });
-    }
-    let back = match slot {
-        Some(slot) => slot.put(record),
+    ring.change_payloads(had_payload, has_payload);
+    let met = match slot {
+        Some(slot) => match slot.put(record) {
+            Ok(()) => return recorded(&mut ring, netns, why, evicted),
+            Err(met) => met,
+        },
         None => ring.put(serial, record, gfp_packet(), &rcu),
     };
-    let mut evicted = evicted;
-    if let Ok(Some(back)) | Err(Gone(Some(back))) = &back {
+    settle(owner, dir, netns, why, evicted, has_payload, met)
+}
+
+/// Counts a packet whose record may have met with reclaim on its way into the slot.
+#[inline(never)]
+fn settle(
+    owner: &mut Owner<'_>,
+    dir: Dir,
+    netns: Netns<'_>,
+    why: Why,
+    mut evicted: u64,
+    has_payload: bool,
+    met: Met,
+) {
+    let mut ring = owner.ring(dir);
+    if let Ok(Some(back)) | Err(Gone(Some(back))) = &met {
         // Reclaim had it in hand when we looked for it.
         evicted = evicted.wrapping_add(1);
         ring.add_payloads(i64::from(back.has_payload()).wrapping_neg());
     }
-    if back.is_err() {
+    if met.is_err() {
         ring.add_payloads(i64::from(has_payload).wrapping_neg());
-        return lose(&mut ring, &netns, evicted);
+        return lose(&mut ring, netns, evicted);
     }
+    recorded(&mut ring, netns, why, evicted)
+}
 
+/// A packet is in its slot.
+#[inline(always)]
+fn recorded(ring: &mut Ring<'_>, netns: Netns<'_>, why: Why, evicted: u64) {
     ring.add(Counter::Captured, 1);
     netns.count(Mib::Captured, 1);
     if why != Why::Not {
@@ -94,7 +182,7 @@ pub(crate) fn record(
 
 /// There was no memory for a packet; another one may have been evicted for it.
 #[cold]
-fn lose(ring: &mut Ring<'_>, netns: &Netns<'_>, evicted: u64) {
+fn lose(ring: &mut Ring<'_>, netns: Netns<'_>, evicted: u64) {
     ring.add(Counter::Lost, 1);
     netns.count(Mib::Lost, 1);
     ring.add(Counter::Evicted, evicted);
@@ -143,7 +231,7 @@ mod tests {
     use crate::{
         abi::{
             account::{Payer, Resource},
-            testing::{self, segment, with_snaplen, TestSock},
+            testing::{self, segment, with_snaplen, StackPacket, TestSock},
         },
         lifecycle,
     };
@@ -156,13 +244,8 @@ mod tests {
     fn send(sk: &TcpSock, owner: &mut Owner<'_>, n: usize) -> Result {
         for i in 0..n {
             let skb = segment(i % 7, i as u8)?;
-            let packet = Packet {
-                skb: skb.as_skb(),
-                ip: &IP,
-                ip_len: IP.len(),
-                ack_and_flags: None,
-            };
-            record(sk, owner, Dir::Out, i as u64, &packet, 0);
+            let packet = Packet::new(skb.as_skb(), &IP, IP.len(), None);
+            record(sk, owner, Dir::Out, i as u64, packet, 0);
         }
         Ok(())
     }
@@ -344,15 +427,10 @@ mod tests {
         lifecycle::begin_for_test(sock.sk(), 0, 2)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
         let skb = segment(6, 0xab)?;
-        let packet = Packet {
-            skb: skb.as_skb(),
-            ip: &IP,
-            ip_len: IP.len(),
-            ack_and_flags: Some((0x01020304, 0x19)),
-        };
+        let packet = Packet::new(skb.as_skb(), &IP, IP.len(), Some((0x01020304, 0x19)));
         for snaplen in [None, Some(6), Some(4), Some(0)] {
             with_snaplen(snaplen, || {
-                record(sock.sk(), &mut owner, Dir::Out, 77, &packet, 0)
+                record(sock.sk(), &mut owner, Dir::Out, 77, packet, 0)
             });
             let mut ring = owner.ring(Dir::Out);
             let serial = ring.next() - 1;
@@ -382,19 +460,58 @@ mod tests {
         let mut owner = sock.owner().ok_or(EINVAL)?;
         for (payload, snaplen) in [(60, None), (60, Some(0)), (3, None)] {
             let skb = segment(payload, 0xab)?;
-            let packet = Packet {
-                skb: skb.as_skb(),
-                ip: &IP,
-                ip_len: IP.len(),
-                ack_and_flags: None,
-            };
+            let packet = Packet::new(skb.as_skb(), &IP, IP.len(), None);
             with_snaplen(snaplen, || {
-                record(sock.sk(), &mut owner, Dir::Out, 0, &packet, 0)
+                record(sock.sk(), &mut owner, Dir::Out, 0, packet, 0)
             });
         }
         let r = owner.ring(Dir::Out).take_if(2).ok_or(EINVAL)?;
         let secret = r.head().iter().filter(|b| **b == 0xab).count();
         assert_eq!(secret, 3);
+        Ok(())
+    }
+
+    #[test]
+    fn head_that_held_much_keeps_nothing_of_it_beside_pages() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 1)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        let mut send = |payload: &[u8]| -> Result {
+            let packet = StackPacket::new(&IP, payload)?;
+            let packet = Packet::new(packet.skb(), &IP, IP.len(), None);
+            record(sock.sk(), &mut owner, Dir::Out, 0, packet, 0);
+            Ok(())
+        };
+        send(&[0xab; 60])?;
+        send(&KVec::from_elem(0xcd, 5000, GFP_KERNEL)?)?;
+        let r = owner.ring(Dir::Out).take_if(1).ok_or(EINVAL)?;
+        assert_eq!((r.skb().len(), r.pages()), (5040, 2));
+        assert!(r.head().iter().all(|b| *b != 0xab && *b != 0xcd));
+        Ok(())
+    }
+
+    #[test]
+    fn what_reclaim_put_back_meanwhile_comes_out() -> Result {
+        let start = used();
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 4)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        send(sock.sk(), &mut owner, 1)?;
+        {
+            let ring = owner.ring(Dir::Out);
+            let rcu = rcu::read_lock();
+            let slot = ring.slot(0, &rcu).ok_or(EINVAL)?;
+            let new = slot.take().ok_or(EINVAL)?;
+            // Reclaim, which had another one in hand.
+            assert!(slot.put(Record::new(Payer::Host)?).is_ok());
+            let Err(Ok(Some(back))) = slot.put(new) else {
+                return Err(EINVAL);
+            };
+            assert_eq!(back.skb().len(), 0);
+            assert_eq!(slot.take().ok_or(EINVAL)?.rec().ok_or(EINVAL)?.serial, 0);
+        }
+        drop(sock);
+        assert_eq!(used(), start);
         Ok(())
     }
 
@@ -405,13 +522,8 @@ mod tests {
         let mut owner = sock.owner().ok_or(EINVAL)?;
         // A linear part in slab memory, larger than a head.
         let skb = segment(2000, 1)?;
-        let packet = Packet {
-            skb: skb.as_skb(),
-            ip: &IP,
-            ip_len: IP.len(),
-            ack_and_flags: None,
-        };
-        record(sock.sk(), &mut owner, Dir::Out, 0, &packet, 0);
+        let packet = Packet::new(skb.as_skb(), &IP, IP.len(), None);
+        record(sock.sk(), &mut owner, Dir::Out, 0, packet, 0);
         let mut ring = owner.ring(Dir::Out);
         assert_eq!(ring.get(Counter::HeaderOnly), 1);
         let r = ring.take_if(0).ok_or(EINVAL)?;

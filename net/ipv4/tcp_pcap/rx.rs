@@ -19,77 +19,55 @@ use kernel::net::{
 };
 
 /// Records a received packet whose `data` is at its TCP header.
+#[inline(always)]
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
     let header = skb.network_to_data();
+    let version = ip::version(header);
     let total = header.len().saturating_add(skb.len());
-    if ip::has_length(header, total) && ip::has_checksum(header) {
-        capture_with(sk, owner, skb, time, header, header.len(), Length::Right)
-    } else {
-        capture_fixed(sk, owner, skb, time, header, total)
+    if !ip::has_length(version, header, total) || !ip::has_checksum(version, header) {
+        return capture_fixed(sk, owner, skb, time);
     }
-}
-
-/// What the length in the IP header said.
-enum Length {
-    /// What it should.
-    Right,
-    /// Something else.
-    Fixed {
-        /// Less than there is.
-        grown: bool,
-    },
+    let ack_and_flags = merged_ack_and_flags(skb);
+    let packet = Packet::new(skb, header, header.len(), ack_and_flags);
+    let merged = ack_and_flags.is_some() || is_merged(&packet, skb);
+    let flags = flag(version == Some(6), F_IPV6) | flag(merged, F_MERGED);
+    ring::record(sk, owner, Dir::In, time, packet, flags)
 }
 
 /// As [`capture`], where the IP header must be corrected: segments were merged, or
 /// `ip_options_compile()` filled in our address and the time, and left the checksum as it was.
 #[cold]
-fn capture_fixed(
-    sk: &TcpSock,
-    owner: &mut Owner<'_>,
-    skb: &SkBuff,
-    time: u64,
-    header: &[u8],
-    total: usize,
-) {
+#[inline(never)]
+fn capture_fixed(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
+    let header = skb.network_to_data();
+    let total = header.len().saturating_add(skb.len());
+    // Else a socket filter has cut the packet.
     let grown = !ip::claims_at_least(header, total);
     let mut fixed = ip::Header::copy_of(header);
-    let length = match ip::fix(fixed.bytes_mut(), total) {
-        true => Length::Fixed { grown },
-        false => Length::Right,
-    };
-    capture_with(sk, owner, skb, time, fixed.bytes(), header.len(), length)
-}
-
-/// As [`capture`], with an IP header that is right, of which a part may be missing.
-#[inline(always)]
-fn capture_with(
-    sk: &TcpSock,
-    owner: &mut Owner<'_>,
-    skb: &SkBuff,
-    time: u64,
-    header: &[u8],
-    ip_len: usize,
-    length: Length,
-) {
-    let packet = Packet {
-        skb,
-        ip: header,
-        ip_len,
-        ack_and_flags: merged_ack_and_flags(skb),
-    };
-
-    // Segments merged on their way here: by GRO, which leaves the checksum of the first unless a
-    // device is to finish it, or by tcp_add_backlog(), which changes the headers of the first only
-    // in part. A socket filter may have cut the packet instead.
-    let merged = packet.ack_and_flags.is_some()
-        || matches!(length, Length::Fixed { grown: true })
-        || (packet.segments() > 1
-            && (skb.ip_summed() != IpSummed::Partial || packet.payload() == 0));
-    let flag = |set: bool, flag: u16| if set { flag } else { 0 };
+    let was_wrong = ip::fix(fixed.bytes_mut(), total);
+    let ack_and_flags = merged_ack_and_flags(skb);
+    let packet = Packet::new(skb, fixed.bytes(), header.len(), ack_and_flags);
+    let merged = ack_and_flags.is_some() || (was_wrong && grown) || is_merged(&packet, skb);
     let flags = flag(ip::version(header) == Some(6), F_IPV6)
         | flag(merged, F_MERGED)
-        | flag(matches!(length, Length::Fixed { .. }), F_LEN_FIXED);
-    ring::record(sk, owner, Dir::In, time, &packet, flags)
+        | flag(was_wrong, F_LEN_FIXED);
+    ring::record_rarely(sk, owner, Dir::In, time, packet, flags)
+}
+
+/// Whether segments were merged, as far as their number tells: by GRO, which leaves the checksum of
+/// the first unless a device is to finish it, or, if there is no payload, by `tcp_add_backlog()`.
+#[inline]
+fn is_merged(packet: &Packet<'_>, skb: &SkBuff) -> bool {
+    packet.segments() > 1 && (skb.ip_summed() != IpSummed::Partial || packet.payload() == 0)
+}
+
+#[inline]
+fn flag(set: bool, flag: u16) -> u16 {
+    if set {
+        flag
+    } else {
+        0
+    }
 }
 
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
@@ -138,6 +116,27 @@ mod tests {
         let packet = StackPacket::new(&header(90), &[7; 100])?;
         packet.set_merged(77, 0x18);
         assert_eq!(received(&packet)?, (F_MERGED | F_LEN_FIXED, 140, 77, 0x18));
+        Ok(())
+    }
+
+    #[test]
+    fn header_whose_options_were_filled_in_is_summed_again_and_no_more() -> Result {
+        // Record route, with an address since the sum was made.
+        let mut h = [0; 32];
+        h[..20].copy_from_slice(&header(152));
+        h[0] = 0x48;
+        h[20..].copy_from_slice(&[7, 11, 8, 10, 0, 0, 1, 0, 0, 0, 0, 0]);
+        assert!(ip::checksum(&h) != 0);
+        let packet = StackPacket::new(&h, &[7; 100])?;
+
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 1, 0)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        capture(sock.sk(), &mut owner, packet.skb(), 1);
+        let record = owner.ring(Dir::In).take_if(0).ok_or(EINVAL)?;
+        assert_eq!(ip::checksum(&record.skb().linear()[..32]), 0);
+        assert_eq!(record.skb().linear()[20..32], h[20..]);
+        assert_eq!(record.rec().ok_or(EINVAL)?.flags, 0);
         Ok(())
     }
 

@@ -21,45 +21,56 @@ use kernel::net::{
 use crate::abi::layout::F_IPV6;
 
 /// Records a packet about to be sent, whose `data` is at its TCP header.
+#[inline(always)]
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
-    with_header(sk, skb, |ip, ip_len, flags| {
-        let packet = Packet {
-            skb,
-            ip,
-            ip_len,
-            ack_and_flags: None,
-        };
-        ring::record(sk, owner, Dir::Out, time, &packet, flags | F_SYNTH)
-    })
+    let mut record = |header: &[u8], flags| {
+        let packet = Packet::new(skb, header, header.len(), None);
+        ring::record(sk, owner, Dir::Out, time, packet, F_SYNTH | flags)
+    };
+    match plain(sk, skb) {
+        Some(Plain::V4(header)) => record(header.as_flattened(), 0),
+        #[cfg(CONFIG_IPV6)]
+        Some(Plain::V6(header)) => record(header.as_flattened(), F_IPV6),
+        None => capture_long(sk, owner, skb, time),
+    }
 }
 
-/// Calls `f` with the IP header of a packet, the length of that on the wire, and the record's flags
-/// for it.
-fn with_header(sk: &TcpSock, skb: &SkBuff, f: impl FnOnce(&[u8], usize, u16)) {
+/// As [`capture`], for an IP header with options or extension headers.
+#[cold]
+#[inline(never)]
+fn capture_long(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
+    let (header, flags) = long(sk, skb);
+    let packet = Packet::new(skb, header.bytes(), header.wire_len(), None);
+    ring::record_rarely(sk, owner, Dir::Out, time, packet, F_SYNTH | flags)
+}
+
+/// An IP header without options or extension headers.
+enum Plain {
+    V4([[u8; 4]; 5]),
+    #[cfg(CONFIG_IPV6)]
+    V6([[u8; 8]; 5]),
+}
+
+/// The IP header of a packet, unless it is a long one.
+#[inline(always)]
+fn plain(sk: &TcpSock, skb: &SkBuff) -> Option<Plain> {
     #[cfg(CONFIG_IPV6)]
     if sk.sends_ipv6() {
-        let out = sk.ipv6_output(skb);
-        return match ip::plain_ipv6(&out, skb.len()) {
-            Some(header) => f(header.as_flattened(), header.as_flattened().len(), F_IPV6),
-            None => with_long_header(|header| ip::ipv6(&out, skb, header), F_IPV6, f),
-        };
+        return ip::plain_ipv6(&sk.ipv6_output(skb), skb.len()).map(Plain::V6);
     }
-    let out = sk.ipv4_output(skb);
-    match ip::plain_ipv4(&out, skb.len()) {
-        Some(header) => f(header.as_flattened(), header.as_flattened().len(), 0),
-        None => with_long_header(|header| ip::ipv4(&out, skb, header), 0, f),
-    }
+    ip::plain_ipv4(&sk.ipv4_output(skb), skb.len()).map(Plain::V4)
 }
 
-#[inline(never)]
-fn with_long_header(
-    write: impl FnOnce(&mut ip::Header),
-    flags: u16,
-    f: impl FnOnce(&[u8], usize, u16),
-) {
+/// The IP header of a packet, and the record's flags for it.
+fn long(sk: &TcpSock, skb: &SkBuff) -> (ip::Header, u16) {
     let mut header = ip::Header::new();
-    write(&mut header);
-    f(header.bytes(), header.wire_len(), flags)
+    #[cfg(CONFIG_IPV6)]
+    if sk.sends_ipv6() {
+        ip::ipv6(&sk.ipv6_output(skb), skb, &mut header);
+        return (header, F_IPV6);
+    }
+    ip::ipv4(&sk.ipv4_output(skb), skb, &mut header);
+    (header, 0)
 }
 
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
@@ -89,10 +100,12 @@ mod tests {
     fn header_of(sock: &TestSock, skb: &SkBuff) -> (ip::Header, u16) {
         let mut found = (ip::Header::new(), 0);
         sock.locked(|sk| {
-            with_header(sk, skb, |header, len, flags| {
-                found = (ip::Header::copy_of(header), flags);
-                assert_eq!(found.0.wire_len(), len);
-            })
+            found = match plain(sk, skb) {
+                Some(Plain::V4(header)) => (ip::Header::copy_of(header.as_flattened()), 0),
+                #[cfg(CONFIG_IPV6)]
+                Some(Plain::V6(header)) => (ip::Header::copy_of(header.as_flattened()), F_IPV6),
+                None => long(sk, skb),
+            }
         });
         found
     }

@@ -14,7 +14,6 @@ use crate::{
     lifecycle::{self, Outcome},
     lower, reclaim, rx, tx,
 };
-use core::ptr::NonNull;
 use kernel::{
     bindings,
     net::{skbuff::SkBuff, sock::TcpSock},
@@ -23,40 +22,36 @@ use kernel::{
 
 /// # Safety
 ///
-/// The caller owns `sk`, whose history is `pcap`; `skb` is a packet received on it, `data` at its
-/// TCP header, its network header before that in the linear part.
+/// The caller owns `sk`; `skb` is a packet received on it, `data` at its TCP header, its network
+/// header before that in the linear part.
 #[export]
 pub(super) unsafe extern "C" fn tcp_pcap_capture_rx(
     sk: *mut bindings::sock,
-    pcap: *mut bindings::tcp_pcap,
     skb: *mut bindings::sk_buff,
     time: u64,
 ) {
     // SAFETY: By the safety requirements.
     let (sk, skb) = unsafe { (TcpSock::from_raw(sk), SkBuff::from_raw(skb)) };
-    if let Some(pcap) = NonNull::new(pcap) {
-        // SAFETY: By the safety requirements.
-        let mut owner = unsafe { Owner::from_raw(sk, pcap) };
+    // SAFETY: Nothing else has an `Owner` while C calls this.
+    if let Some(mut owner) = unsafe { Owner::of(sk) } {
         rx::capture(sk, &mut owner, skb, time);
     }
 }
 
 /// # Safety
 ///
-/// The caller owns `sk`, whose history is `pcap`; `skb` is a packet of it, complete from the TCP
-/// header on, which is at `data`.
+/// The caller owns `sk`; `skb` is a packet of it, complete from the TCP header on, which is at
+/// `data`.
 #[export]
 pub(super) unsafe extern "C" fn tcp_pcap_capture_tx(
     sk: *mut bindings::sock,
-    pcap: *mut bindings::tcp_pcap,
     skb: *mut bindings::sk_buff,
     time: u64,
 ) {
     // SAFETY: By the safety requirements.
     let (sk, skb) = unsafe { (TcpSock::from_raw(sk), SkBuff::from_raw(skb)) };
-    if let Some(pcap) = NonNull::new(pcap) {
-        // SAFETY: By the safety requirements.
-        let mut owner = unsafe { Owner::from_raw(sk, pcap) };
+    // SAFETY: Nothing else has an `Owner` while C calls this.
+    if let Some(mut owner) = unsafe { Owner::of(sk) } {
         tx::capture(sk, &mut owner, skb, time);
     }
 }

@@ -70,6 +70,7 @@ impl<'a> Owner<'a> {
     /// # Safety
     ///
     /// There is no other `Owner` of this socket.
+    #[inline]
     pub(super) unsafe fn of(sk: &'a TcpSock) -> Option<Self> {
         let tp = sk.as_raw().cast::<bindings::tcp_sock>();
         // SAFETY: `TcpSock` means that the caller owns the socket, so its pointer does not change.
@@ -79,20 +80,6 @@ impl<'a> Owner<'a> {
             pcap,
             _sock: PhantomData,
         })
-    }
-
-    /// As [`Self::of`], for the pointer that C already loaded.
-    ///
-    /// # Safety
-    ///
-    /// `pcap` is the history of `sk`, and there is no other `Owner` of it.
-    pub(super) unsafe fn from_raw(_sk: &'a TcpSock, pcap: NonNull<bindings::tcp_pcap>) -> Self {
-        // INVARIANT: By the safety requirements, and because `TcpSock` means that the caller owns
-        // the socket.
-        Self {
-            pcap,
-            _sock: PhantomData,
-        }
     }
 
     /// The ring of one direction.
@@ -280,6 +267,13 @@ impl Ring<'_> {
                 unsafe { Atomic::from_ptr(addr_of_mut!((*self.ring.as_ptr()).payloads.counter)) };
             cell.add(n, Relaxed);
         }
+    }
+
+    /// Counts that a record kept pages in memory `before`, or not, and does `now`, or not. Called
+    /// before it is put into its slot.
+    #[inline]
+    pub(crate) fn change_payloads(&self, before: bool, now: bool) {
+        self.add_payloads(i64::from(now).wrapping_sub(i64::from(before)))
     }
 
     /// As [`Slots::take_if`].

@@ -6,6 +6,7 @@
 
 use kernel::{
     bindings,
+    net::skbuff::HEAD_ALIGN,
     prelude::*,
     transmute::{AsBytes, FromBytes}, //
 };
@@ -66,6 +67,9 @@ impl Dir {
 /// Bytes of a [`Rec`] at the start of each record's head.
 pub(crate) const REC_LEN: usize = size_of::<Rec>();
 
+// So that a description at the start of a head is aligned.
+const _: () = assert!(align_of::<Rec>() <= HEAD_ALIGN);
+
 /// A [`Rec`] as bytes.
 #[repr(transparent)]
 struct RecBytes(Rec);
@@ -86,4 +90,11 @@ pub(crate) fn rec(head: &[u8]) -> Option<&Rec> {
 #[inline]
 pub(crate) fn rec_mut(head: &mut [u8]) -> Option<&mut Rec> {
     Some(&mut RecBytes::from_bytes_mut(head.get_mut(..REC_LEN)?)?.0)
+}
+
+/// A record's description, and the room for the packet behind it, both to be written.
+#[inline]
+pub(crate) fn split_mut(head: &mut [u8]) -> Option<(&mut Rec, &mut [u8])> {
+    let (rec, room) = head.split_at_mut_checked(REC_LEN)?;
+    Some((&mut RecBytes::from_bytes_mut(rec)?.0, room))
 }

@@ -6,6 +6,7 @@ use super::{
     account::Payer,
     layout::{Why, PACKETS_HARD_MAX},
 };
+use crate::config;
 use core::{
     marker::PhantomData,
     ptr::{self, addr_of}, //
@@ -53,6 +54,7 @@ impl Mib {
 /// # Invariants
 ///
 /// The namespace is valid for `'a`.
+#[derive(Clone, Copy)]
 pub(crate) struct Netns<'a> {
     net: *mut bindings::net,
     _sock: PhantomData<&'a TcpSock>,
@@ -102,21 +104,18 @@ impl<'a> Netns<'a> {
         u32::try_from(sysctl!(self, sysctl_tcp_pcap_packets_max)).unwrap_or(0)
     }
 
-    /// Payload bytes to keep of each packet, `None` for all. What the host leaves out is left out
-    /// in containers too.
+    /// Payload bytes to keep of each packet; -1, which is all, is more than a packet can have. What
+    /// the host leaves out is left out in containers too.
     #[inline]
-    pub(crate) fn snaplen(&self, payer: Payer) -> Option<usize> {
-        let own = usize::try_from(sysctl!(self, sysctl_tcp_pcap_snaplen)).ok();
+    pub(crate) fn snaplen(&self, payer: Payer) -> u32 {
+        let own = sysctl!(self, sysctl_tcp_pcap_snaplen);
         if payer == Payer::Host {
-            return own;
+            return config::snaplen(own, -1);
         }
         // SAFETY: The initial namespace is always there; the sysctl is a word that is read at once.
         let host =
             unsafe { addr_of!(bindings::init_net.ipv4.sysctl_tcp_pcap_snaplen).read_volatile() };
-        match (own, usize::try_from(host).ok()) {
-            (Some(own), Some(host)) => Some(own.min(host)),
-            (own, host) => own.or(host),
-        }
+        config::snaplen(own, host)
     }
 
     /// Whose share its histories are charged to.

@@ -15,7 +15,10 @@ use super::{
     account::{Payer, Resource},
     layout::CHUNK_SLOTS,
 };
-use crate::{limit::Charge, record::Record};
+use crate::{
+    limit::{self, Charge},
+    record::Record, //
+};
 use core::ptr::{self, NonNull};
 use kernel::{
     alloc::{allocator::Kmalloc, flags::*, Allocator, Flags, NumaNode},
@@ -190,9 +193,11 @@ impl Slots {
         self.chunk(s as usize / CHUNK_SLOTS, flags)
             .map_err(|_| Gone(None))?;
         // SAFETY: By the type invariant, and because we are in an RCU read side section.
-        unsafe { Found::new(self.chunks, self.size, serial) }
-            .ok_or(Gone(None))?
-            .put(record)
+        let slot = unsafe { Found::new(self.chunks, self.size, serial) }.ok_or(Gone(None))?;
+        match slot.put(record) {
+            Ok(()) => Ok(None),
+            Err(met) => met,
+        }
     }
 
     /// Puts a record back into the slot of `serial` that it was taken from, if that is still empty.
@@ -241,6 +246,9 @@ impl Slots {
     }
 }
 
+/// What a record met with in its slot: another one that reclaim had put back, maybe.
+pub(crate) type Met = Result<Option<Record>, Gone>;
+
 /// There is no slot for a record; with what the slot held before, if it was there at all.
 pub(crate) struct Gone(pub(crate) Option<Record>);
 
@@ -249,6 +257,7 @@ pub(crate) struct Gone(pub(crate) Option<Record>);
 /// # Invariants
 ///
 /// `slot` lies in the chunk at `chunk`, which `cell` pointed at, and which lives during `'a`.
+#[derive(Clone, Copy)]
 pub(crate) struct Found<'a> {
     cell: &'a Atomic<*mut Slot>,
     chunk: *mut Slot,
@@ -287,21 +296,47 @@ impl<'a> Found<'a> {
         take_from(self.slot)
     }
 
-    /// Puts a record in. Returns what was in it: reclaim may have put a record back since the owner
-    /// found the slot empty.
+    /// Puts a record in.
     ///
     /// # Errors
     ///
-    /// If reclaim took the chunk away; the record is freed then.
+    /// If reclaim was here since the owner found the slot empty: what [`Self::met`] says.
     #[inline(always)]
-    pub(crate) fn put(&self, record: Record) -> Result<Option<Record>, Gone> {
+    pub(crate) fn put(self, record: Record) -> Result<(), Met> {
         // INVARIANT: A pointer from `into_raw`, of a record.
         let old = self.slot.xchg(record.into_skb().into_raw().as_ptr(), Full);
-        // SAFETY: The slot held a record's skb; whoever takes it out owns it.
-        let old =
-            NonNull::new(old).map(|skb| Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }));
         // Reclaim takes the chunk away first, and then what is in it: either we see that here, or
         // it sees the record.
+        if old.is_null() && self.cell.load(Relaxed) == self.chunk {
+            return Ok(());
+        }
+        // A copy, so that the original need not be in memory.
+        // INVARIANT: As that of `self`.
+        let found = Self {
+            cell: self.cell,
+            chunk: self.chunk,
+            slot: self.slot,
+        };
+        // SAFETY: Null, or a record's skb, which was just taken out and is passed once.
+        Err(unsafe { found.met(old) })
+    }
+
+    /// Reclaim was here. The record is in, or reclaim has it already, and with it what the slot
+    /// held, which reclaim had put back.
+    ///
+    /// # Errors
+    ///
+    /// If the chunk was taken away before the record was put in, which is freed then.
+    ///
+    /// # Safety
+    ///
+    /// `old` is null, or was just taken out of the slot and belongs to the caller, who forgets it.
+    #[cold]
+    #[inline(never)]
+    unsafe fn met(&self, old: *mut bindings::sk_buff) -> Met {
+        // SAFETY: By the safety requirements.
+        let old =
+            NonNull::new(old).map(|skb| Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }));
         if self.cell.load(Relaxed) != self.chunk && self.take().is_some() {
             return Err(Gone(old));
         }
@@ -373,9 +408,10 @@ impl Drop for Slots {
                 n: chunk_slots(self.size, i),
                 payer: self.payer,
             };
+            let keep = limit::wants_spares(self.payer);
             // Short connections leave most of a ring as it was.
             let used = chunk_slots(self.used, i);
-            chunk.records(used).for_each(Record::retire);
+            chunk.records(used).for_each(|record| record.retire(keep));
             // SAFETY: By the type invariant; the slots are empty and not used any more.
             unsafe { free_ptrs(slots, chunk.n, self.payer) };
         }
