@@ -76,6 +76,12 @@ class Results:
         found = [insns(one) / insns(other) for one, other in self.pairs(setting, base, work)]
         return median(found) if found else None
 
+    def packet_ratio(self, setting: str, base: str, work: str) -> float | None:
+        """Instructions per packet against the same seed of the base."""
+        found = [insns(one) / packets(one) / (insns(other) / packets(other)) for one, other in self.pairs(setting, base, work)
+                 if packets(one) and packets(other)]
+        return median(found) if found else None
+
     def added(self, setting: str, base: str, work: str) -> float | None:
         """Instructions added per packet. The clock counts instructions, so that their number may change that of ACKs by a few."""
         found = [insns(one) / packets(one) - insns(other) / packets(other) for one, other in self.pairs(setting, base, work)

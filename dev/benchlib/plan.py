@@ -49,7 +49,7 @@ class Work:
 # What a ring of 1,024 needs before it is full is done before the marker, in every setting alike.
 RR = {"work": "rr", "n": 2000, "warm": 1100}
 BULK = {"work": "bulk", "n": 32, "warm": 80}
-SEGMENTS = {"work": "bulk", "n": 4, "warm": 50, "dev": "veth", "gso": 0}
+SEGMENTS = {"work": "bulk", "n": 4, "warm": 90, "dev": "veth", "gso": 0}
 CRR = {"work": "crr", "n": 500, "warm": 100}
 MANY = {"work": "rr", "n": 20000, "warm": 10000, "conns": 10000}
 MANY_SETTINGS = ("unpatched", "off", "no-ring", "head-5", "head-64", "full-64", "wait", "bpf", "tcpdump")

@@ -622,7 +622,7 @@ static void read_table(const char *path)
 	static const char *const pseudo[] = { "[kernel]", "[jit]", "[work]", "[user]" };
 	FILE *f = path ? fopen(path, "r") : NULL;
 	size_t room = 1 << 18, i;
-	char name[256], kind;
+	char name[1024], kind;
 	uint64_t addr;
 
 	if (!f)
@@ -632,7 +632,7 @@ static void read_table(const char *path)
 	sites = zalloc(room, sizeof(*sites));
 	for (i = 0; i < PSEUDO; i++)
 		syms[nr_syms++].name = strdup(pseudo[i]);
-	while (fscanf(f, "%lx %c %255s", &addr, &kind, name) == 3) {
+	while (fscanf(f, "%lx %c %1023s", &addr, &kind, name) == 3) {
 		if (nr_syms == room || nr_datas == room || nr_sites == room || nr_points == MAX_POINTS)
 			die("table too large");
 		if (kind == 's' || kind == 'e')
