@@ -199,7 +199,8 @@ impl<'a> Packet<'a> {
     pub(crate) fn segments(&self) -> u16 {
         match (self.gso_segs, self.gso_size) {
             (0, 0) => 1,
-            (0, size) => u16::try_from(self.payload().div_ceil(u32::from(size)))
+            // 64 bits wide, where rounding up cannot overflow.
+            (0, size) => u16::try_from(u64::from(self.payload()).div_ceil(u64::from(size)))
                 .unwrap_or(u16::MAX)
                 .max(1),
             (segs, _) => segs,
