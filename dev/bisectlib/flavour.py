@@ -194,7 +194,18 @@ class Flavour:
         if lacking:
             raise Failed("the configuration lacks " + " ".join(lacking), log)
 
+    def compile_warned_again(self) -> None:
+        """What an earlier build warned of, whether it came to its end or not: a log has only what it compiled itself."""
+        before = set(self.baseline())
+        for log in self.logs.glob(f"{self.name}-*-build.log"):
+            for warning in () if log == self.log(0, "build") else warnings_of(log.read_text(errors="replace")):
+                if warning not in before and not self.tree.renew(warning.split(": ")[0]):
+                    # One of the whole kernel.
+                    (self.build / "vmlinux").unlink(missing_ok=True)
+
     def compile(self, step: int, result: Result) -> None:
+        if step:
+            self.compile_warned_again()
         log = self.make(step, "build", f"-j{self.jobs}", "linux")
         found = warnings_of(log.read_text(errors="replace"))
         if step == 0:

@@ -1,11 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0
 """The kernel's source after each patch of the series, and a tree that can be any of them."""
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
 
 from treelib.model import Problem, Repo, digest, read, write
+
+
+def source_state(orig: Path) -> str:
+    """Changes with the source: the version that was unpacked, or what lies in a tree of the user's."""
+    version = orig.parent / "version"
+    if version.exists() and not os.environ.get("LINUX"):
+        return version.read_text().strip()
+    state = []
+    for folder, folders, names in os.walk(orig):
+        folders[:] = sorted(name for name in folders if name != ".git")
+        for name in sorted(names):
+            there = os.lstat(os.path.join(folder, name))
+            state.append(f"{folder}/{name} {there.st_size} {there.st_mtime_ns}")
+    return f"{orig} {digest(chr(10).join(state).encode())[:12]}"
 
 
 class Series:
@@ -24,8 +39,7 @@ class Series:
                 files.update((name, read(repo.root / name)) for name in filter(patch.brings, overlay))
             self.steps.append(files)
         self.modes = {name: (repo.root / name).stat().st_mode for name in overlay}
-        version = repo.orig.parent / "version"
-        self.kernel = version.read_text().strip() if version.exists() else str(repo.orig)
+        self.kernel = source_state(repo.orig)
 
     def title(self, step: int) -> str:
         return self.patches[step - 1].message.splitlines()[0] if step else "the kernel without the series"
@@ -50,15 +64,26 @@ class Tree:
 
     def __init__(self, path: Path, series: Series):
         self.path, self.series, self.listing = path, series, path.with_name("managed.json")
+        self.made_of = path.with_name("tree.source")
 
     def create(self) -> None:
-        if self.path.exists():
+        if self.path.exists() and read(self.made_of) == self.series.kernel.encode():
             return
         new = self.path.with_name("tree.new")
-        subprocess.run(["rm", "-rf", new, self.listing], check=True)
+        subprocess.run(["rm", "-rf", new, self.path, self.listing, self.made_of], check=True)
         new.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cp", "-al", self.series.orig, new], check=True)
+        linked = os.stat(self.series.orig).st_dev == os.stat(new.parent).st_dev
+        subprocess.run(["cp", "-al" if linked else "-a", self.series.orig, new], check=True)
         new.rename(self.path)
+        write(self.made_of, self.series.kernel.encode())
+
+    def renew(self, name: str) -> bool:
+        """Make of it a new file with the same content, so that make compiles what depends on it; False if there is none."""
+        path = self.path / name
+        if not path.is_file():
+            return False
+        write(path, path.read_bytes())
+        return True
 
     def to_step(self, step: int) -> int:
         """Write what differs; returns how many files that were."""
