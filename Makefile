@@ -2,7 +2,7 @@
 # The front door. Everything is done by the scripts in dev/; see dev/README.md.
 .DEFAULT_GOAL := help
 .PHONY: help run test soak bench bench-publish kunit boot build check lint configs kselftest refresh status series series-check bisect-check setup clean
-export LINUX KERNEL PATCH FILES SOB V FORCE
+export LINUX KERNEL PATCH FILES SOB V FORCE AGAIN
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -27,7 +27,7 @@ soak: ## stress on all kernels for DURATION seconds (600) and a few minutes more
 	@dev/build x86 um smp bench
 	@dev/soak $(DURATION)
 
-bench: ## count instructions per packet, against the unpatched kernel, tcpdump and BPF: a table and plots (FORCE=1: all again)
+bench: ## count instructions per packet, against the unpatched kernel, tcpdump and BPF: a table and plots (AGAIN=1: all again)
 	@dev/setup packages bindgen kernel
 	@for kind in bench benchoff plain; do dev/build $$kind || exit; done
 	@dev/bench
@@ -91,4 +91,4 @@ setup: ## fetch and install everything; later runs need no network
 	@dev/setup
 
 clean: ## remove builds and results; keeps downloads and the prepared tree
-	@dev/with sh -c 'rm -rf "$$BASE/build" "$$BASE/bisect" "$$BASE/out" "$$LOGS"'
+	@dev/with sh -c 'rm -rf "$$BASE/build" "$$BASE/plain/build" "$$BASE/bisect" "$$BASE/out" "$$LOGS"'
