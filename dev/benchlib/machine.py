@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import image, symbols
-from .plan import PARTS, Boot
+from .plan import ALL_WORKS, PARTS, PEERS, SETTINGS, Boot
 
 HERE = Path(__file__).parent
-PEERS = ["/usr/bin/tcpdump"]
+PEER_PROGRAMS = ["/usr/bin/tcpdump"]
 # The same instructions each time, down to the last, for the same seed.
 COUNTED = ["-accel", "tcg,thread=single", "-cpu", "qemu64,+rdrand", "-icount", "shift=0,sleep=off",
            "-rtc", "base=2026-01-01T00:00:00,clock=vm"]
@@ -96,11 +96,24 @@ class Machine:
             self.hashes[path] = hashlib.sha256(path.read_bytes()).hexdigest()
         return self.hashes[path]
 
+    def programs(self, kernel: str, peers: bool) -> list[str]:
+        return list(map(self.hash, [image_of(kernel), self.plugin, self.init, *([self.recorder, self.bpf] if peers else [])]))
+
     def key(self, boot: Boot) -> str:
         """Of all that decides what is counted."""
-        files = [image_of(boot.kernel), self.plugin, self.init, *([self.recorder, self.bpf] if boot.has_peers() else [])]
-        parts = [*map(self.hash, files), boot.plan(), boot.seed, boot.cpus, boot.mem, COUNTED, TIMED]
+        parts = [self.programs(boot.kernel, boot.has_peers()), boot.plan(), boot.seed, boot.cpus, boot.mem, COUNTED, TIMED]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def inputs(self, setting: str, work: str) -> str:
+        """The same of a row, whatever its seed and whatever the guest did before."""
+        parts = [self.programs(SETTINGS[setting].kernel, setting in PEERS), SETTINGS[setting].words, ALL_WORKS[work].words, COUNTED]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def current(self, rows: list[dict]) -> list[dict]:
+        """Without those of other kernels, programs or plans: they must not be compared with these."""
+        return [one for one in rows if one["setting"] in SETTINGS and one["work"] in ALL_WORKS and
+                image_of(SETTINGS[one["setting"]].kernel).exists() and
+                one.get("inputs") == self.inputs(one["setting"], one["work"])]
 
     def stop(self) -> None:
         for child in list(self.running):
@@ -110,7 +123,7 @@ class Machine:
         """One life of a guest: what was measured, in the order of boot.phases."""
         initrd, console, result = (self.out / (boot.name + end) for end in (".cpio", ".console", ".counts"))
         initrd.write_bytes(image.build(self.init, boot.plan(), {"recorder": self.recorder, "recorder.bpf.o": self.bpf},
-                                       PEERS if boot.has_peers() else []))
+                                       PEER_PROGRAMS if boot.has_peers() else []))
         result.write_text("")
         command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                    "-machine", "q35", *(COUNTED if counted else TIMED), "-smp", str(boot.cpus), "-m", f"{boot.mem}M",

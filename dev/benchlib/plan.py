@@ -46,7 +46,7 @@ class Work:
     seeds: int = 5
 
 
-# What a ring of 1,024 needs before it is full is done before the marker, in every setting alike.
+# rr and bulk: what a ring of 1,024 needs before it is full is done before the marker, in every setting alike.
 RR = {"work": "rr", "n": 2000, "warm": 1100}
 BULK = {"work": "bulk", "n": 32, "warm": 80}
 SEGMENTS = {"work": "bulk", "n": 4, "warm": 90, "dev": "veth", "gso": 0}
@@ -65,7 +65,7 @@ WORKS = {
     **families("bulk", "bulk in writes of 64 KiB, lo", BULK),
     **families("bulk-veth", "bulk, veth with GSO and GRO", {**BULK, "dev": "veth"}),
     **families("segments", "bulk, veth without GSO and GRO", SEGMENTS),
-    **families("crr", "connect, request, response, close, lo", CRR),
+    **families("crr", "connect, request, response, close, lo", CRR, tuple(s for s in SETTINGS if s != "reclaim")),
     **families("many", "10,000 connections in turn, lo", MANY, MANY_SETTINGS, seeds=2),
 }
 # Growth: the same with idle connections beside; two sockets each.

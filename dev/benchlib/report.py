@@ -49,8 +49,8 @@ def summary(results: Results) -> list[str]:
     def of(figure, digits: int) -> list[list[str]]:
         return [[SETTINGS[s].title, *(number(figure(s, work), digits) for work in works)] for s in settings]
 
-    return [*table("the whole work, instructions of both ends: setting / off (peers: / off, waiting as long)", ["", *works],
-                   of(lambda s, w: results.ratio(s, base_of(s), w), 4)),
+    return [*table("all of the work, both ends, instructions per packet: setting / off (peers: / off, waiting as long)",
+                   ["", *works], of(lambda s, w: results.packet_ratio(s, base_of(s), w), 4)),
             *table("instructions added per packet on the wire (over lo and veth both ends record it)", ["", *works],
                    of(lambda s, w: results.added(s, base_of(s), w), 1))]
 
@@ -64,7 +64,7 @@ def counts(results: Results) -> list[str]:
             rows.append([
                 SETTINGS[setting].title, str(len(results.all(setting, work))), number(results.per_packet(setting, work), 1),
                 number(None if spread is None else spread * 100, 3, " %"),
-                number(results.ratio(setting, "unpatched", work), 5), number(results.ratio(setting, base, work), 5),
+                number(results.packet_ratio(setting, "unpatched", work), 5), number(results.packet_ratio(setting, base, work), 5),
                 number(results.added(setting, base, work), 1), number(results.in_record(setting, work), 1),
                 number(results.added_per_record(setting, base, work), 1), notes or "0", command(setting, work)])
         out += table(f"{work}: {ALL_WORKS[work].title}",
@@ -251,13 +251,13 @@ def plots(results: Results, plot) -> dict[str, str]:
     drawings = {}
 
     def more(setting: str, base: str, work: str) -> float | None:
-        ratio = results.ratio(setting, base, work)
+        ratio = results.packet_ratio(setting, base, work)
         return None if ratio is None else 100 * (ratio - 1)
 
     works = [w for w in PLOT_WORKS if w in works_of(results)]
     for name, title, unit, figure, digits in (
             ("peers.svg", "What recording adds to a packet", "instructions per packet", results.added, 0),
-            ("ratio.svg", "What recording adds to the whole work of both ends", "% more instructions", more, 1)):
+            ("ratio.svg", "What recording adds to all of the work of both ends", "% more instructions per packet", more, 1)):
         groups = {}
         for work in works:
             values = {SETTINGS[s].title: figure(s, base_of(s), work) for s in PLOT_SETTINGS}
@@ -274,13 +274,14 @@ def cover(results: Results, fact: str) -> str:
     """The figures of the cover letter, as wide as a mail."""
     works = [work for work in COVER_WORKS if work in works_of(results)]
     settings = [s for s in COVER_SETTINGS if any(s in results.settings(work) for work in works)]
-    rows = [[SETTINGS[s].title, *(number(results.ratio(s, base_of(s), work), 3) for work in works)] for s in settings]
+    rows = [[SETTINGS[s].title, *(number(results.packet_ratio(s, base_of(s), work), 3) for work in works)] for s in settings]
     added = [[SETTINGS[s].title, *(number(results.added(s, base_of(s), work)) for work in works)] for s in settings]
-    out = ["Instructions of the whole work, both ends, against the same with the feature",
-           "off. Both ends record each packet. Peers are compared with nobody at work",
-           "for as long.", "", *grid(["", *works], rows), "",
+    out = ["Instructions per packet on the wire, all of the work of both ends, against the",
+           "same with the feature off. Both ends record each packet. Peers are compared",
+           "with nobody at work for as long.", "", *grid(["", *works], rows), "",
            "Instructions that this adds to a packet on the wire:", "", *grid(["", *works], added), ""]
-    out += [f"{work}: {ALL_WORKS[work].title}" for work in works]
+    out += [f"{work}: {ALL_WORKS[work].title}" + ("; the rings are not full yet" if work.startswith("many") else "")
+            for work in works]
     if "head-64" in results.settings("memory"):
         out += ["", f"A record of headers takes {number(per_record(results, 'head-64'))} bytes, all included."]
     return "\n".join([*out, "", "One CPU under QEMU's icount, `make bench`:", *textwrap.wrap(fact, 72)]) + "\n"

@@ -15,7 +15,8 @@ GUESS = 20
 
 class Runner:
     def __init__(self, machine: Machine, store: Path, data: dict, timeout: int, facts: list[str]):
-        self.machine, self.store, self.data, self.timeout, self.facts = machine, store, data, timeout, facts
+        self.machine, self.store, self.data, self.timeout = machine, store, data, timeout
+        self.data |= {"facts": facts, "complete": False, **{kind: machine.current(data[kind]) for kind in ("rows", "wall")}}
 
     def known(self, boot: plan.Boot) -> bool:
         """Whether each row of this boot is there, measured with the same kernel, programs and plan."""
@@ -28,7 +29,7 @@ class Runner:
 
     def outlook(self, todo: list[plan.Boot], jobs: int, force: bool) -> str:
         rest = [boot for boot in todo if force or not self.known(boot)]
-        kept = f"{len(todo) - len(rest)} guests' rows are kept (FORCE=1 measures them again), " if len(rest) < len(todo) else ""
+        kept = f"{len(todo) - len(rest)} guests' rows are kept (AGAIN=1 measures them again), " if len(rest) < len(todo) else ""
         minutes = sum(map(self.seconds, rest)) / jobs / 60
         return f"{kept}{len(rest)} guests to run, {jobs} at a time: about {minutes:.0f} min"
 
@@ -64,7 +65,8 @@ class Runner:
 
     def keep(self, boot: plan.Boot, phases: list[Phase], seconds: float) -> None:
         key = self.machine.key(boot)
-        fresh = [{**row(setting, work, boot.seed, phase), "key": key} for (setting, work), phase in zip(boot.phases, phases)]
+        fresh = [{**row(setting, work, boot.seed, phase), "key": key, "inputs": self.machine.inputs(setting, work)}
+                 for (setting, work), phase in zip(boot.phases, phases)]
         keys = {(one["setting"], one["work"], one["seed"]) for one in fresh}
         self.data["rows"] = [old for old in self.data["rows"] if (old["setting"], old["work"], old["seed"]) not in keys] + fresh
         self.data["seconds"][boot.name.rpartition(".")[0]] = round(seconds, 1)
@@ -72,8 +74,12 @@ class Runner:
 
     def save(self) -> None:
         new = self.store.with_suffix(".new")
-        new.write_text(json.dumps({**self.data, "facts": self.facts}, indent=1))
+        new.write_text(json.dumps(self.data, indent=1))
         new.rename(self.store)
+
+    def finish(self, complete: bool) -> None:
+        self.data["complete"] = complete
+        self.save()
 
     def wall(self, pairs: int, force: bool, quick: bool) -> None:
         """Real time: the same work with and without, in turn, within one guest, alone on the machine. Noisy."""
@@ -89,6 +95,7 @@ class Runner:
                 phases = self.machine.run(boot, counted=False, timeout=self.timeout)[1:]
                 ratios = [off.nanoseconds / on.nanoseconds for off, on in zip(phases[::2], phases[1::2])]
                 self.data["wall"] = [one for one in self.data["wall"] if (one["work"], one["setting"]) != (work, setting)]
-                self.data["wall"].append({"work": work, "setting": setting, "base": base, "ratios": ratios, "key": key})
+                self.data["wall"].append({"work": work, "setting": setting, "base": base, "ratios": ratios, "key": key,
+                                          "inputs": self.machine.inputs(setting, work)})
                 self.save()
                 print(f"   wall clock  {setting} {work}: {pairs} pairs", flush=True)

@@ -92,16 +92,24 @@ static void rr(const struct phase *p, unsigned int n)
 	}
 }
 
-/* One way: the writer writes what goes, the reader reads what is there. */
+static size_t least(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * One way: the writer writes what goes, the reader reads what is there. Now and then, in every setting,
+ * the writer waits for the reader: then nothing but the shrinker runs while it is counted.
+ */
 static void bulk(const struct phase *p, const struct conn *c, size_t bytes)
 {
-	size_t sent = 0, received = 0;
-	unsigned int writes = 0;
+	const size_t stretch = SCAN_EVERY * WRITE_SIZE;
+	size_t sent = 0, received = 0, pause = stretch;
 	ssize_t n;
 
 	while (received < bytes) {
 		bool moved = false;
-		size_t len = bytes - sent < WRITE_SIZE ? bytes - sent : WRITE_SIZE;
+		size_t len = least(least(bytes, pause) - sent, WRITE_SIZE);
 
 		if (len) {
 			n = send(c->client, buffer, len, MSG_DONTWAIT);
@@ -110,8 +118,6 @@ static void bulk(const struct phase *p, const struct conn *c, size_t bytes)
 			if (n > 0) {
 				sent += n;
 				moved = true;
-				if (p->scan && ++writes % SCAN_EVERY == 0)
-					scan(p);
 			}
 		}
 		while ((n = recv(c->server, buffer, sizeof(buffer), MSG_DONTWAIT)) > 0) {
@@ -120,6 +126,11 @@ static void bulk(const struct phase *p, const struct conn *c, size_t bytes)
 		}
 		if (!n || (n < 0 && errno != EAGAIN))
 			die("recv");
+		if (received == pause) {
+			pause += stretch;
+			if (p->scan)
+				scan(p);
+		}
 		if (!moved)
 			wait_for(c->server, POLLIN);
 	}
