@@ -93,7 +93,8 @@ enum tcp_pcap_dir {
  * @TCP_PCAP_WHY_PFMEMALLOC: pages from the emergency reserves
  * @TCP_PCAP_WHY_LIMIT: net.ipv4.tcp_pcap_frags_max is reached
  * @TCP_PCAP_WHY_DECRYPTED: plain text of an offloaded TLS or PSP connection
- * @TCP_PCAP_WHY_LINEAR: payload in a linear part that cannot be referenced
+ * @TCP_PCAP_WHY_LINEAR: payload in a linear part that cannot be referenced, or
+ *   an IP header so long that not even the TCP header fits behind it
  * @TCP_PCAP_WHY_FRAG_LIST: payload in a frag_list
  * @TCP_PCAP_WHY_RECLAIMED: payload given back under memory pressure, or because
  *   a limit was lowered
@@ -280,7 +281,7 @@ struct tcp_pcap_ring {
  * @scan_serial: packet at which @round goes on in the next ring
  * @stamp: last activity, CLOCK_MONOTONIC in ns
  * @netns_cookie: &net.net_cookie of the socket
- * @node: in &tcp_pcap_shard.captures
+ * @node: in &tcp_pcap_shard.captures, or among those that wait to be freed
  * @rcu: frees it; tcp_create_openreq_child() reads a listener's sizes under RCU
  *   only
  */
@@ -377,6 +378,7 @@ struct tcp_pcap_spares {
  * @left_containers: the same for containers
  * @packets: records made less records freed on this CPU; the sum of all CPUs
  *   counts
+ * @cpu: the CPU
  * @payloads: the same of records that keep pages in memory
  * @refused: charges refused
  * @reclaimed_packets: records given back by reclaim
@@ -388,6 +390,7 @@ struct tcp_pcap_stock {
 	atomic_long_t	left[TCP_PCAP_RESOURCES];
 	atomic_long_t	packets;
 	atomic_long_t	payloads;
+	unsigned int	cpu;
 	/* At the limit others look for stock, and these are written: each has a
 	 * line of its own.
 	 */
@@ -456,6 +459,7 @@ void __tcp_pcap_disconnect(struct sock *sk);
 void __tcp_pcap_destroy(struct sock *sk);
 int tcp_pcap_enforce(enum tcp_pcap_resource res);
 int tcp_pcap_register_shrinker(void);
+bool tcp_pcap_free_some(struct tcp_pcap *pcap);
 
 /* net/ipv4/tcp_pcap/glue.c */
 void tcp_pcap_set_max(enum tcp_pcap_resource res, unsigned long max);
@@ -463,6 +467,14 @@ unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
 			    enum tcp_pcap_payer payer);
 void tcp_pcap_enable(void);
 void tcp_pcap_free_rcu(struct tcp_pcap *pcap);
+void tcp_pcap_free_later(struct tcp_pcap *pcap);
+void tcp_pcap_wait_for_free(void);
+void tcp_pcap_mark_stocked(const struct tcp_pcap_stock *stock,
+			   enum tcp_pcap_resource res,
+			   enum tcp_pcap_payer payer);
+unsigned int tcp_pcap_next_stocked(enum tcp_pcap_resource res,
+				   enum tcp_pcap_payer payer,
+				   unsigned int cpu);
 
 /* All of it is atomic, so that it does not matter when the caller migrates. */
 static inline struct tcp_pcap_stock *tcp_pcap_this_stock(void)

@@ -8,9 +8,14 @@
  * a C unit uses.
  */
 #include <linux/btf.h>
+#include <linux/cpumask.h>
 #include <linux/init.h>
+#include <linux/list.h>
 #include <linux/mm.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
 #include <net/net_namespace.h>
 #include <net/tcp.h>
 #include <net/tcp_pcap.h>
@@ -39,6 +44,117 @@ void tcp_pcap_enable(void)
 void tcp_pcap_free_rcu(struct tcp_pcap *pcap)
 {
 	kfree_rcu(pcap, rcu);
+}
+
+/* Histories that hold so much that it is not freed in softirq. No socket has
+ * them any more, and they are in no shard.
+ */
+struct tcp_pcap_waiting {
+	spinlock_t		lock;	/* protects @histories */
+	struct list_head	histories;
+	struct work_struct	work;
+};
+
+static DEFINE_PER_CPU(struct tcp_pcap_waiting, tcp_pcap_waiting);
+/* Frees memory, so it must get on without any. */
+static struct workqueue_struct *tcp_pcap_wq;
+
+/* What comes meanwhile is for the next time: who waits for this does not wait
+ * for ever.
+ */
+static void tcp_pcap_free_waiting(struct work_struct *work)
+{
+	struct tcp_pcap_waiting *waiting;
+	struct tcp_pcap *pcap, *next;
+	LIST_HEAD(histories);
+
+	waiting = container_of(work, struct tcp_pcap_waiting, work);
+	spin_lock_bh(&waiting->lock);
+	list_splice_init(&waiting->histories, &histories);
+	spin_unlock_bh(&waiting->lock);
+
+	list_for_each_entry_safe(pcap, next, &histories, node) {
+		while (tcp_pcap_free_some(pcap))
+			cond_resched();
+		cond_resched();
+	}
+}
+
+/* All of it stays charged until it is freed. */
+void tcp_pcap_free_later(struct tcp_pcap *pcap)
+{
+	struct tcp_pcap_waiting *waiting = raw_cpu_ptr(&tcp_pcap_waiting);
+
+	spin_lock_bh(&waiting->lock);
+	list_add_tail(&pcap->node, &waiting->histories);
+	spin_unlock_bh(&waiting->lock);
+	queue_work(tcp_pcap_wq, &waiting->work);
+}
+
+/* Until what tcp_pcap_free_later() was given before is freed. May sleep. */
+void tcp_pcap_wait_for_free(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		flush_work(&per_cpu_ptr(&tcp_pcap_waiting, cpu)->work);
+}
+
+static void __init tcp_pcap_waiting_init(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		struct tcp_pcap_waiting *waiting;
+
+		waiting = per_cpu_ptr(&tcp_pcap_waiting, cpu);
+		spin_lock_init(&waiting->lock);
+		INIT_LIST_HEAD(&waiting->histories);
+		INIT_WORK(&waiting->work, tcp_pcap_free_waiting);
+	}
+	tcp_pcap_wq = alloc_workqueue("tcp_pcap",
+				      WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	if (!tcp_pcap_wq)
+		tcp_pcap_wq = system_dfl_wq;
+}
+
+/* CPUs that may have something in stock. A mark is made after something is put
+ * into an empty stock, and removed before the stock is emptied, with a full
+ * barrier in between on both sides: so a stock is empty, or marked, or one of
+ * the two is under way.
+ */
+static struct tcp_pcap_stocked {
+	struct cpumask	cpus;
+} ____cacheline_aligned_in_smp
+tcp_pcap_stocked[TCP_PCAP_RESOURCES][TCP_PCAP_PAYERS];
+
+void tcp_pcap_mark_stocked(const struct tcp_pcap_stock *stock,
+			   enum tcp_pcap_resource res,
+			   enum tcp_pcap_payer payer)
+{
+	struct cpumask *mask = &tcp_pcap_stocked[res][payer].cpus;
+
+	/* Pairs with cpumask_test_and_clear_cpu() below. */
+	smp_mb();
+	/* Shared by all CPUs, so it is not written without need. */
+	if (!cpumask_test_cpu(stock->cpu, mask))
+		cpumask_set_cpu(stock->cpu, mask);
+}
+
+/* The first marked CPU from @cpu on, the mark of which is removed; nr_cpu_ids or
+ * more if there is none.
+ */
+unsigned int tcp_pcap_next_stocked(enum tcp_pcap_resource res,
+				   enum tcp_pcap_payer payer, unsigned int cpu)
+{
+	struct cpumask *mask = &tcp_pcap_stocked[res][payer].cpus;
+
+	if (cpu >= nr_cpu_ids)
+		return nr_cpu_ids;
+	cpu = cpumask_next((int)cpu - 1, mask);
+	if (cpu < nr_cpu_ids)
+		cpumask_test_and_clear_cpu(cpu, mask);
+	return cpu;
 }
 
 /* What a CPU reserves at a time, in pages and bytes. It keeps up to twice as
@@ -207,14 +323,17 @@ static void __init tcp_pcap_emit_types(void)
 static int __init tcp_pcap_init(void)
 {
 	unsigned long pages = totalram_pages();
-	int i;
+	int cpu, i;
 
 	tcp_pcap_emit_types();
+	tcp_pcap_waiting_init();
 
 	for (i = 0; i < TCP_PCAP_SHARDS; i++) {
 		spin_lock_init(&tcp_pcap_shards[i].lock);
 		INIT_LIST_HEAD(&tcp_pcap_shards[i].captures);
 	}
+	for_each_possible_cpu(cpu)
+		per_cpu_ptr(&tcp_pcap_stocks, cpu)->cpu = cpu;
 	tcp_pcap_set_max(TCP_PCAP_FRAGS, pages / 32);
 	tcp_pcap_set_max(TCP_PCAP_MEM, pages / 64 * PAGE_SIZE);
 

@@ -16,7 +16,7 @@
 use crate::{
     abi::{
         account::Payer,
-        history::{detach, Capture, Owner, Present},
+        history::{detach, free_slots, Capture, Owner, Present},
         layout::Dir,
         netns::{Mib, Netns},
         slots::Slots,
@@ -84,13 +84,13 @@ pub(crate) struct Prepared {
     may_move: bool,
 }
 
-/// What came of [`set_size`], with what is left over, to be dropped after unlock.
+/// What came of [`set_size`], with what is left over, to be freed after unlock.
 pub(crate) enum Outcome {
     /// The size is set.
-    Done(#[expect(dead_code)] Prepared),
+    Done(Prepared),
     /// Nothing was changed: since it was prepared, packets came or another thread ended the
     /// history.
-    Again(#[expect(dead_code)] Prepared),
+    Again(Prepared),
 }
 
 impl Prepared {
@@ -121,6 +121,11 @@ impl Prepared {
             _ => {}
         }
         Ok(prepared)
+    }
+
+    /// Frees what is left over. May sleep.
+    pub(crate) fn free(self) {
+        self.slots.free();
     }
 }
 
@@ -164,9 +169,9 @@ pub(crate) fn set_size(
 
 /// The socket becomes a listener.
 pub(crate) fn listen(owner: &mut Owner<'_>) {
-    for dir in Dir::ALL {
-        drop(ring::clear(owner, dir));
-    }
+    // A child that nobody accepted is disconnected with BH off.
+    let slots = Dir::ALL.map(|dir| ring::clear(owner, dir));
+    free_slots(slots, owner.payer());
     owner.reset();
 }
 

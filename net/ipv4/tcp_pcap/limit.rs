@@ -8,7 +8,9 @@
 //!
 //! So that not every charge writes the same cache line, each CPU reserves more than it needs and
 //! keeps the rest in stock. What is limited is what is *reserved*: the sum over all CPUs of what is
-//! charged and what is in stock. Before a charge is refused all CPUs' stocks are given back.
+//! charged and what is in stock. Before a charge is refused all CPUs' stocks are given back. CPUs
+//! that may have something in stock are marked, so that a refusal looks at the marks only while
+//! nothing is released. What another CPU gives back at this very moment may be missed.
 //!
 //! Each CPU also keeps some records of closed connections for the next ones. These stay charged,
 //! but are not in use: they are given back before the stocks are.
@@ -73,8 +75,12 @@ impl Drop for Charge {
             return;
         }
         let batch = batch(resource, payer);
-        let left = Stock::here().left(resource, payer);
-        let before = left.fetch_add(n as i64, Relaxed);
+        let stock = Stock::here();
+        let left = stock.left(resource, payer);
+        let before = left.fetch_add(n as i64, Full);
+        if before == 0 {
+            stock.mark(resource, payer);
+        }
         let excess = before
             .saturating_add(n as i64)
             .saturating_sub(batch.saturating_mul(2));
@@ -122,7 +128,10 @@ fn reserve(resource: Resource, payer: Payer, n: i64) -> bool {
     let batch = batch(resource, payer);
     let more = n.checked_add(batch).filter(|_| batch != 0);
     if more.is_some_and(|more| grow(resource, payer, more).is_ok()) {
-        Stock::here().left(resource, payer).add(batch, Relaxed);
+        let stock = Stock::here();
+        if stock.left(resource, payer).fetch_add(batch, Full) == 0 {
+            stock.mark(resource, payer);
+        }
         return true;
     }
     match grow(resource, payer, n) {
@@ -229,7 +238,13 @@ pub(crate) fn has_spare_room(payer: Payer) -> bool {
 ///
 /// The skb, if there is no room for it.
 pub(crate) fn keep_spare(payer: Payer, skb: PrivateSkBuff) -> Result<(), PrivateSkBuff> {
-    Stock::here().spares(payer).put(skb)
+    let stock = Stock::here();
+    let (was_empty, kept) = stock.spares(payer).put(skb);
+    // Also where it had no room: others that came meanwhile did not find it empty.
+    if was_empty {
+        stock.mark(Resource::Mem, payer);
+    }
+    kept
 }
 
 /// Whether what a payer's charges are reserved for counts for the account that is full.
@@ -240,28 +255,33 @@ fn counts_for(full: Payer, payer: Payer) -> bool {
 }
 
 /// Frees the records that a CPU keeps for later. Returns how many.
-fn free_spares_of(stock: &Stock, full: Payer) -> usize {
-    let mut freed: usize = 0;
-    for payer in Payer::ALL {
-        let spares = stock.spares(payer);
-        if !counts_for(full, payer) || spares.bytes().load(Relaxed) == 0 {
-            continue;
-        }
-        for skb in spares.take_all() {
-            let mem = skb.truesize() as i64;
-            drop(skb);
-            give_back(Resource::Mem, payer, mem);
-            freed = freed.saturating_add(1);
-        }
+fn free_spares_of(stock: &Stock, payer: Payer) -> usize {
+    let (spares, mut freed) = (stock.spares(payer), 0usize);
+    if spares.bytes().load(Relaxed) == 0 {
+        return 0;
+    }
+    for skb in spares.take_all() {
+        let mem = skb.truesize() as i64;
+        drop(skb);
+        give_back(Resource::Mem, payer, mem);
+        freed = freed.saturating_add(1);
+    }
+    // One that was put there meanwhile did not find it empty.
+    if spares.bytes().load(Relaxed) != 0 {
+        stock.mark(Resource::Mem, payer);
     }
     freed
 }
 
 /// Frees all records that are kept for later. Returns how many.
 pub(crate) fn free_spares() -> usize {
-    Stock::all().fold(0, |freed: usize, stock| {
-        freed.saturating_add(free_spares_of(stock, Payer::Host))
-    })
+    let mut freed = 0usize;
+    for stock in Stock::all() {
+        for payer in Payer::ALL {
+            freed = freed.saturating_add(free_spares_of(stock, payer));
+        }
+    }
+    freed
 }
 
 /// Bytes of all records that are kept for later.
@@ -278,18 +298,20 @@ pub(crate) fn spare_bytes() -> usize {
 /// Gives back what CPUs have in stock of the account that is full, one CPU's after the other, until
 /// `fits`, which is asked at least once.
 fn drain(resource: Resource, full: Payer, mut fits: impl FnMut() -> bool) -> bool {
-    for stock in Stock::all() {
-        let mut gave = resource == Resource::Mem && free_spares_of(stock, full) != 0;
-        for payer in Payer::ALL {
-            let left = stock.left(resource, payer);
-            // Read first: at the limit all stocks are empty, and stay in all caches.
-            if counts_for(full, payer) && left.load(Relaxed) != 0 {
-                give_back(resource, payer, left.xchg(0, Full));
+    for payer in Payer::ALL {
+        if !counts_for(full, payer) {
+            continue;
+        }
+        for stock in Stock::marked(resource, payer) {
+            let mut gave = resource == Resource::Mem && free_spares_of(stock, payer) != 0;
+            let left = stock.left(resource, payer).xchg(0, Full);
+            if left != 0 {
+                give_back(resource, payer, left);
                 gave = true;
             }
-        }
-        if gave && fits() {
-            return true;
+            if gave && fits() {
+                return true;
+            }
         }
     }
     fits()
@@ -383,10 +405,24 @@ mod tests {
                 if i == 0 {
                     assert!(grow(Frags, Host, batch).is_ok());
                     stock.left(Frags, Host).add(batch, Relaxed);
+                    stock.mark(Frags, Host);
                 }
             }
             assert_eq!(used(Frags, Host), 0);
             assert!(Charge::new(Frags, Host, MAX).is_some());
+        });
+    }
+
+    #[test]
+    fn a_refusal_looks_at_no_stock_until_something_is_released() {
+        with_max(Frags, 8192, || {
+            let all = Charge::new(Frags, Host, 8192);
+            assert!(all.is_some());
+            assert!(Charge::new(Frags, Host, 1).is_none());
+            assert!(Stock::marked(Frags, Host).next().is_none());
+            drop(all);
+            // The stock is found, and given back, though there was none a moment ago.
+            assert!(Charge::new(Frags, Host, 8192).is_some());
         });
     }
 

@@ -12,6 +12,7 @@
 use crate::{
     abi::{
         account::{Payer, Resource},
+        history::wait_for_free,
         layout::Dir,
         reclaim::with_state,
         shard::{self, HeldSock, Listed},
@@ -89,6 +90,8 @@ enum Stop {
 fn try_enforce(resource: Resource) -> Result<Infallible, Stop> {
     let mut end = None;
     loop {
+        // What nobody has any more goes first.
+        wait_for_free();
         let lowering = Lowering::new();
         match resource {
             Resource::Frags => free_objects(resource, Kind::Payload)?,
@@ -101,6 +104,7 @@ fn try_enforce(resource: Resource) -> Result<Infallible, Stop> {
         // What is left is in the hands of others at this moment. They may need memory.
         drop(lowering);
         fsleep(Delta::from_millis(1));
+        wait_for_free();
         exceeded(resource)?;
         if now() >= *end.get_or_insert(now().saturating_add(PATIENCE)) {
             return Err(Stop::Busy);
@@ -253,6 +257,8 @@ fn free_histories(resource: Resource) -> Result<(), Stop> {
     for_each_history(resource, &mut None, hold, |sock| {
         if let Some(sock) = sock.take() {
             sock.try_own(lifecycle::give_back);
+            // So that not another one is taken for what a worker is about to free.
+            wait_for_free();
         }
     })
 }
@@ -311,6 +317,25 @@ mod tests {
         with_max(Resource::Mem, start, || enforce(Resource::Mem))?;
         assert_eq!(used(Resource::Mem, Payer::Host), start);
         assert!(sock.owner().is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn no_more_histories_are_taken_than_need_be() -> Result {
+        const SOCKS: usize = 4;
+        let mut socks = KVec::new();
+        for _ in 0..SOCKS {
+            let sock = TestSock::new()?;
+            lifecycle::begin_for_test(sock.sk(), 0, 300)?;
+            socks.push(sock, GFP_KERNEL)?;
+        }
+        let no_slots = used(Resource::Mem, Payer::Host) + SOCKS * size_of::<*const ()>();
+        for sock in &socks {
+            send(sock, 300, now())?;
+        }
+        with_max(Resource::Mem, no_slots - 1, || enforce(Resource::Mem))?;
+        let left = socks.iter().filter(|sock| sock.owner().is_some()).count();
+        assert_eq!(left, SOCKS - 1);
         Ok(())
     }
 

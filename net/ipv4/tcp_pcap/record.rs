@@ -408,10 +408,11 @@ impl Record {
         }
         packet.describe(rec, place, sk);
 
-        // Headers.
+        // Headers. There is always room for that of TCP.
+        let tcp_len = packet.tcp_len.min(TCP_MAX);
         let ip = packet
             .ip
-            .get(..room.len().saturating_sub(TCP_MAX))
+            .get(..room.len().saturating_sub(tcp_len))
             .unwrap_or(packet.ip);
         let tcp_at = append(room, 0, ip);
         let whole = ip.len() == usize::from(packet.net_len);
@@ -436,7 +437,7 @@ impl Record {
         let mut pages = 0;
         if want == 0 || !whole {
             let short = !whole || payload != 0;
-            if want != 0 {
+            if !whole {
                 why = Why::Linear;
             }
             rec.why = why as u8;
@@ -856,10 +857,13 @@ mod tests {
 
     /// Records a packet and returns its record, and how many had headers only.
     fn recorded(packet: &StackPacket, snaplen: Option<usize>) -> Result<(Record, u64)> {
+        recorded_as(Packet::new(packet.skb(), &IP, IP.len(), None), snaplen)
+    }
+
+    fn recorded_as(packet: Packet<'_>, snaplen: Option<usize>) -> Result<(Record, u64)> {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 2)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
-        let packet = Packet::new(packet.skb(), &IP, IP.len(), None);
         with_snaplen(snaplen, || {
             ring::record(sock.sk(), &mut owner, Dir::Out, 5, packet, 0)
         });
@@ -888,6 +892,27 @@ mod tests {
         assert!(kept.iter().eq(bytes.iter()));
         drop(record);
         assert_eq!(pages(), start);
+        Ok(())
+    }
+
+    #[test]
+    fn a_long_ip_header_may_take_all_but_the_tcp_header() -> Result {
+        let (packet, ip) = (StackPacket::new(&IP, &[])?, payload(2000)?);
+        let room = Record::new(Payer::Host)?.skb.head_len() - REC_LEN;
+        for (ip_len, fits) in [(100, true), (room - 20, true), (room - 19, false)] {
+            let ip = ip.get(..ip_len).ok_or(EINVAL)?;
+            let (record, header_only) =
+                recorded_as(Packet::new(packet.skb(), ip, ip_len, None), None)?;
+            let rec = record.rec().ok_or(EINVAL)?;
+            let (why, flags, len) = match fits {
+                true => (Why::Not, 0, ip_len + 20),
+                false => (Why::Linear, F_TRUNC, room - 20),
+            };
+            assert_eq!((rec.why, rec.flags & F_TRUNC), (why as u8, flags));
+            assert_eq!(record.skb().len(), len);
+            assert_eq!(header_only, u64::from(!fits));
+            assert_eq!(usize::from(rec.net_len), ip_len);
+        }
         Ok(())
     }
 

@@ -314,6 +314,25 @@ mod tests {
     }
 
     #[test]
+    fn a_disconnected_history_goes_on_while_a_worker_frees_its_packets() -> Result {
+        let start = used();
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 600)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        let empty = used();
+        for _ in 0..2 {
+            send(sock.sk(), &mut owner, 700)?;
+            lifecycle::disconnect(sock.sk(), &mut owner);
+            assert_eq!(used(), empty);
+        }
+        send(sock.sk(), &mut owner, 3)?;
+        assert_eq!(drain(&mut owner, Dir::Out)?, range(0, 3)?);
+        drop(sock);
+        assert_eq!(used(), start);
+        Ok(())
+    }
+
+    #[test]
     fn a_full_ring_turns_over_without_memory() -> Result {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 8)?;

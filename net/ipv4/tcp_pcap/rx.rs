@@ -21,6 +21,9 @@ use kernel::net::{
 /// Records a received packet whose `data` is at its TCP header.
 #[inline(always)]
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
+    if owner.ring(Dir::In).size() == 0 {
+        return;
+    }
     let header = skb.network_to_data();
     let version = ip::version(header);
     let total = header.len().saturating_add(skb.len());

@@ -23,6 +23,10 @@ use crate::abi::layout::F_IPV6;
 /// Records a packet about to be sent, whose `data` is at its TCP header.
 #[inline(always)]
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
+    // Else the IP header would be made for nothing.
+    if owner.ring(Dir::Out).size() == 0 {
+        return;
+    }
     let mut record = |header: &[u8], flags| {
         let packet = Packet::new(skb, header, header.len(), None);
         ring::record(sk, owner, Dir::Out, time, packet, F_SYNTH | flags)

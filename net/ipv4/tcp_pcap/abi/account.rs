@@ -119,6 +119,38 @@ impl Stock {
         })
     }
 
+    /// Those of the CPUs that may have something in stock of this; each is unmarked before it is
+    /// returned, and is to be emptied.
+    pub(crate) fn marked(resource: Resource, payer: Payer) -> impl Iterator<Item = &'static Self> {
+        let mut next = 0;
+        core::iter::from_fn(move || {
+            // SAFETY: No requirement but that the indices are in range.
+            let cpu = unsafe {
+                bindings::tcp_pcap_next_stocked(
+                    resource as bindings::tcp_pcap_resource,
+                    payer as bindings::tcp_pcap_payer,
+                    next,
+                )
+            };
+            next = cpu.saturating_add(1);
+            // SAFETY: Returns null, or what is never freed.
+            unsafe { bindings::tcp_pcap_stock_of(cpu).cast::<Self>().as_ref() }
+        })
+    }
+
+    /// Marks it, after something was put where nothing had been.
+    #[cold]
+    pub(crate) fn mark(&self, resource: Resource, payer: Payer) {
+        // SAFETY: The stock is valid as long as `self`; its number never changes.
+        unsafe {
+            bindings::tcp_pcap_mark_stocked(
+                self.0.get(),
+                resource as bindings::tcp_pcap_resource,
+                payer as bindings::tcp_pcap_payer,
+            )
+        }
+    }
+
     /// Reserved and not charged.
     #[inline]
     pub(crate) fn left(&self, resource: Resource, payer: Payer) -> &Count {

@@ -4,7 +4,7 @@
 
 use super::{
     account::Resource,
-    history::{present, sizes_of, Owner},
+    history::{free_some, present, sizes_of, Owner},
     layout::Dir,
     netns::Netns,
     stack::{enable, gfp_packet, is_attached, may_exceed_max, with_lock, with_spin_lock},
@@ -100,10 +100,14 @@ unsafe fn setsockopt(sk: *mut bindings::sock, optname: c_int, val: c_int) -> Res
             })
         };
         // What is left over is freed here, without the lock.
-        if let Outcome::Done(_) = outcome? {
-            return Ok(());
+        match outcome? {
+            Outcome::Done(left) => {
+                left.free();
+                return Ok(());
+            }
+            // Each further round means that a packet or another thread was faster.
+            Outcome::Again(left) => left.free(),
         }
-        // Each further round means that a packet or another thread was faster.
     }
 }
 
@@ -229,6 +233,19 @@ pub(super) unsafe extern "C" fn tcp_pcap_enforce(res: bindings::tcp_pcap_resourc
         Ok(()) => 0,
         Err(e) => e.to_errno(),
     }
+}
+
+/// Frees a part of a history that was given to `tcp_pcap_free_later()`; returns false when that was
+/// the last.
+///
+/// # Safety
+///
+/// Called in process context, by whoever took `pcap` from the list of those that wait, until it
+/// returns false; nobody has `pcap` then.
+#[export]
+pub(super) unsafe extern "C" fn tcp_pcap_free_some(pcap: *mut bindings::tcp_pcap) -> bool {
+    // SAFETY: By the safety requirements, and `detach()`, which gave it away.
+    unsafe { free_some(pcap) }
 }
 
 /// Lets memory reclaim find us; returns 0 or a negative errno.

@@ -10,6 +10,7 @@ use super::{
     layout::{Dir, CAPTURE_CONTAINER},
     shard,
     slots::{nr_chunks, slab_size, Found, Gone, Slot, Slots},
+    stack::gfp_packet,
 };
 use crate::{limit::Charge, record::Record};
 use core::{
@@ -248,6 +249,12 @@ impl Ring<'_> {
         !unsafe { (*self.ring.as_ptr()).chunks }.is_null()
     }
 
+    /// As [`Slots::may_hold`].
+    fn may_hold(&self) -> u32 {
+        // SAFETY: The ring is valid, and its owner alone writes it.
+        ManuallyDrop::new(unsafe { slots_of(self.ring.as_ptr(), self.payer) }).may_hold()
+    }
+
     /// The slot of `serial`, if it exists by now.
     #[inline]
     pub(crate) fn slot<'s>(&'s self, serial: u64, _rcu: &'s rcu::Guard) -> Option<Found<'s>> {
@@ -308,19 +315,33 @@ impl Ring<'_> {
         // SAFETY: The ring is valid, and its owner alone writes it.
         // INVARIANT: Chunks and size go together.
         unsafe {
-            let old = Slots {
-                chunks: (*r).chunks.cast(),
-                size: (*r).size,
-                // Serials count from 0, and so do slots: those of later ones were never used.
-                used: u32::try_from((*r).next).map_or((*r).size, |next| next.min((*r).size)),
-                payer: self.payer,
-            };
+            let old = slots_of(r, self.payer);
             self.publish_chunks(new.chunks);
             addr_of_mut!((*r).size).write_volatile(new.size);
             addr_of_mut!((*r).nr_chunks).write_volatile(nr_chunks(new.size) as u32);
             // What is put into the new slots counts again.
             Atomic::from_ptr(addr_of_mut!((*r).payloads.counter)).store(0i64, Relaxed);
             old
+        }
+    }
+}
+
+/// The slots of a ring, which must be taken from it or forgotten.
+///
+/// # Safety
+///
+/// `r` is a valid ring that nobody else writes, charged to `payer`.
+unsafe fn slots_of(r: *mut bindings::tcp_pcap_ring, payer: Payer) -> Slots {
+    // SAFETY: By the safety requirements.
+    // INVARIANT: The ring's fields came from a `Slots`. Serials count from 0, and so do slots: those
+    // of later ones were never used.
+    unsafe {
+        let size = (*r).size;
+        Slots {
+            chunks: (*r).chunks.cast(),
+            size,
+            used: u32::try_from((*r).next).map_or(size, |next| next.min(size)),
+            payer,
         }
     }
 }
@@ -415,11 +436,21 @@ impl Capture {
     }
 }
 
-/// Takes the history from its socket, and frees it with its packets.
+/// Packets of a history that are freed at once, maybe with BH off.
+const FREED_AT_ONCE: u32 = 256;
+
+/// Takes the history from its socket, and frees it with its packets; many packets later, in process
+/// context.
 pub(crate) fn detach(sk: &TcpSock, mut owner: Owner<'_>) {
     let payer = owner.payer();
-    for dir in Dir::ALL {
-        drop(owner.ring(dir).swap_slots(Slots::new(0, payer)));
+    let packets = Dir::ALL
+        .iter()
+        .fold(0u32, |n, dir| n.saturating_add(owner.ring(*dir).may_hold()));
+    let is_small = packets <= FREED_AT_ONCE;
+    if is_small {
+        for dir in Dir::ALL {
+            drop(owner.ring(dir).swap_slots(Slots::new(0, payer)));
+        }
     }
     let pcap = owner.pcap.as_ptr();
     // SAFETY: By the invariant of `Owner`, which ends here; nobody finds the history once it is
@@ -427,11 +458,88 @@ pub(crate) fn detach(sk: &TcpSock, mut owner: Owner<'_>) {
     unsafe {
         set_history(sk, ptr::null_mut());
         shard::unlink(pcap);
-        bindings::tcp_pcap_free_rcu(pcap);
+        if is_small {
+            free_empty(pcap);
+        } else {
+            bindings::tcp_pcap_free_later(pcap);
+        }
     }
+}
+
+/// Frees slots that were taken from the rings of a socket, received packets first; many packets
+/// later, in process context, if there is memory for what is needed to remember them.
+pub(crate) fn free_slots(slots: [Slots; 2], payer: Payer) {
+    let packets = slots
+        .iter()
+        .fold(0u32, |n, slots| n.saturating_add(slots.may_hold()));
+    if packets <= FREED_AT_ONCE {
+        return;
+    }
+    let Ok(Capture(carrier, charge)) = Capture::new(payer, gfp_packet()) else {
+        return;
+    };
+    let carrier = KBox::into_raw(carrier);
+    // Until `free_empty()`.
+    charge.keep();
+    // SAFETY: `carrier` is a valid history with empty rings, ours, and in no shard.
+    unsafe {
+        let rings = [addr_of_mut!((*carrier).in_), addr_of_mut!((*carrier).out)];
+        for (ring, slots) in rings.into_iter().zip(slots) {
+            let slots = ManuallyDrop::new(slots);
+            (*ring).chunks = slots.chunks.cast();
+            (*ring).size = slots.size;
+            (*ring).next = u64::from(slots.used);
+        }
+        bindings::tcp_pcap_free_later(carrier);
+    }
+}
+
+/// Frees a history that has no slots.
+///
+/// # Safety
+///
+/// `pcap` belongs to the caller, is in no shard, and is not used any more, but by those who found
+/// it under RCU.
+unsafe fn free_empty(pcap: *mut bindings::tcp_pcap) {
+    // SAFETY: By the safety requirements.
+    let payer = unsafe {
+        let payer = payer_of((*pcap).flags);
+        bindings::tcp_pcap_free_rcu(pcap);
+        payer
+    };
     // At once, so that whoever frees a history sees it in the account: what waits for the grace
     // period is the structure alone, without packets.
     Charge::release(Resource::Mem, payer, slab_size(CAPTURE_LEN));
+}
+
+/// Frees a part of a history that was detached, at most a chunk of one ring, and at last the
+/// history. Returns whether there is more.
+///
+/// # Safety
+///
+/// As [`free_empty`]; until this returns false the caller has `pcap` to itself, and then no more.
+pub(super) unsafe fn free_some(pcap: *mut bindings::tcp_pcap) -> bool {
+    // SAFETY: By the safety requirements nobody else writes the rings, or looks at their slots.
+    unsafe {
+        let payer = payer_of((*pcap).flags);
+        for ring in [addr_of_mut!((*pcap).in_), addr_of_mut!((*pcap).out)] {
+            let mut slots = ManuallyDrop::new(slots_of(ring, payer));
+            if slots.free_chunk(0).is_some() {
+                return true;
+            }
+            // Those who found it under RCU look only whether there is an array.
+            addr_of_mut!((*ring).chunks).write_volatile(ptr::null_mut());
+            drop(ManuallyDrop::into_inner(slots));
+        }
+        free_empty(pcap);
+    }
+    false
+}
+
+/// Waits until all packets of histories that were detached are freed. May sleep.
+pub(crate) fn wait_for_free() {
+    // SAFETY: Called where it may sleep.
+    unsafe { bindings::tcp_pcap_wait_for_free() }
 }
 
 /// The configured sizes (in, out) of a socket that others may own at this moment.

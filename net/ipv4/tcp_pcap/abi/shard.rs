@@ -24,7 +24,10 @@ use kernel::{
     bindings,
     cpu::{nr_cpu_ids, CpuId},
     net::sock::TcpSock,
-    sync::atomic::{Acquire, Atomic, Relaxed},
+    sync::{
+        atomic::{Acquire, Atomic, Relaxed},
+        barrier::{smp_mb, Read},
+    },
 };
 
 /// A locked shard.
@@ -327,6 +330,9 @@ impl HeldSock {
         // SAFETY: By the type invariant the socket is valid; words are read at once.
         let is_ours = || unsafe {
             let state = addr_of!((*sk).__sk_common.skc_state).read_volatile();
+            // Whoever closes it says that it is dead first: see inet_csk_prepare_forced_close() and
+            // tcp_set_state().
+            smp_mb(Read);
             let in_between = match u32::from(state) {
                 // One of Fast Open is complete, and may wait long for its last ACK.
                 bindings::TCP_SYN_RECV => {

@@ -14,6 +14,7 @@
 use super::{
     account::{Payer, Resource},
     layout::CHUNK_SLOTS,
+    stack::cond_resched, //
 };
 use crate::{
     limit::{self, Charge},
@@ -392,14 +393,26 @@ impl Chunk {
 // SAFETY: Slots are atomic, and may be freed on any CPU.
 unsafe impl Send for Chunk {}
 
-impl Drop for Slots {
-    fn drop(&mut self) {
-        let Some(chunks) = NonNull::new(self.chunks) else {
-            return;
-        };
-        for i in 0..nr_chunks(self.size) {
-            // SAFETY: By the type invariant.
-            let Some(slots) = NonNull::new(unsafe { *chunks.as_ptr().add(i) }) else {
+impl Slots {
+    /// Packets that may be in it: slots that were ever used, and are still there.
+    pub(super) fn may_hold(&self) -> u32 {
+        (0..nr_chunks(self.size))
+            .filter(|i| {
+                self.cell(*i)
+                    .is_ok_and(|cell| !cell.load(Relaxed).is_null())
+            })
+            .fold(0, |n: u32, i| {
+                n.saturating_add(chunk_slots(self.used, i) as u32)
+            })
+    }
+
+    /// Frees the first chunk from index `i` on, with its records. Returns the index of the next.
+    pub(super) fn free_chunk(&mut self, i: usize) -> Option<usize> {
+        let chunks = NonNull::new(self.chunks)?;
+        for i in i..nr_chunks(self.size) {
+            // SAFETY: By the type invariant. Nobody else has the ring.
+            let slots = unsafe { chunks.add(i).replace(ptr::null_mut()) };
+            let Some(slots) = NonNull::new(slots) else {
                 continue;
             };
             // INVARIANT: By the type invariant, and nobody finds it, since nobody has the ring.
@@ -414,8 +427,30 @@ impl Drop for Slots {
             chunk.records(used).for_each(|record| record.retire(keep));
             // SAFETY: By the type invariant; the slots are empty and not used any more.
             unsafe { free_ptrs(slots, chunk.n, self.payer) };
+            return Some(i.saturating_add(1));
         }
-        // SAFETY: By the type invariant; not used any more.
-        unsafe { free_ptrs(chunks, nr_chunks(self.size), self.payer) };
+        None
+    }
+
+    /// As dropping them, but lets others run meanwhile. May sleep.
+    pub(crate) fn free(mut self) {
+        let mut i = 0;
+        while let Some(next) = self.free_chunk(i) {
+            i = next;
+            cond_resched();
+        }
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        let mut i = 0;
+        while let Some(next) = self.free_chunk(i) {
+            i = next;
+        }
+        if let Some(chunks) = NonNull::new(self.chunks) {
+            // SAFETY: By the type invariant; not used any more.
+            unsafe { free_ptrs(chunks, nr_chunks(self.size), self.payer) };
+        }
     }
 }

@@ -60,29 +60,26 @@ impl Spares {
         usize::try_from(self.nr().load(Relaxed)).is_ok_and(|nr| nr < SPARES)
     }
 
-    /// Keeps a buffer that is charged.
-    ///
-    /// # Errors
-    ///
-    /// The buffer, if there is no room.
+    /// Keeps a buffer that is charged. Returns whether nothing was kept before, and the buffer, if
+    /// there was no room.
     #[inline]
-    pub(crate) fn put(&self, skb: PrivateSkBuff) -> Result<(), PrivateSkBuff> {
+    pub(crate) fn put(&self, skb: PrivateSkBuff) -> (bool, Result<(), PrivateSkBuff>) {
         let nr = self.nr().load(Relaxed);
         let Some(slot) = usize::try_from(nr).ok().and_then(|i| self.slots().get(i)) else {
-            return Err(skb);
+            return (false, Err(skb));
         };
         let bytes = skb.truesize() as i64;
         let skb = skb.into_raw();
         // Before anybody can take it out.
-        self.bytes().add(bytes, Relaxed);
+        let before = self.bytes().fetch_add(bytes, Relaxed);
         self.nr().store(nr.wrapping_add(1), Relaxed);
         // INVARIANT: A pointer from `into_raw`.
         if slot.cmpxchg(ptr::null_mut(), skb.as_ptr(), Full).is_err() {
             self.bytes().add(bytes.wrapping_neg(), Relaxed);
             // SAFETY: It was not stored, so it is still ours.
-            return Err(unsafe { PrivateSkBuff::from_raw(skb) });
+            return (before == 0, Err(unsafe { PrivateSkBuff::from_raw(skb) }));
         }
-        Ok(())
+        (before == 0, Ok(()))
     }
 
     /// Takes the last one out; it stays charged.

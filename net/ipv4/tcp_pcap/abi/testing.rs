@@ -4,7 +4,7 @@
 
 use super::{
     account::{Account, Payer, Resource},
-    history::Owner,
+    history::{wait_for_free, Owner},
     stack,
 };
 use crate::limit;
@@ -220,6 +220,7 @@ pub(crate) fn with_max<R>(resource: Resource, max: usize, f: impl FnOnce() -> R)
     let resource = resource as bindings::tcp_pcap_resource;
     // SAFETY: No requirement; unit tests run one by one.
     unsafe { bindings::tcp_pcap_set_max(resource, max) };
+    wait_for_free();
     // As when it is lowered: nothing is charged to what was in stock before.
     let _ = limit::exceeded(Resource::Frags);
     let _ = limit::exceeded(Resource::Mem);
@@ -233,6 +234,7 @@ pub(crate) fn with_max<R>(resource: Resource, max: usize, f: impl FnOnce() -> R)
 
 /// What is charged.
 pub(crate) fn used(resource: Resource, payer: Payer) -> usize {
+    wait_for_free();
     // SAFETY: No requirement.
     unsafe { bindings::tcp_pcap_used(resource as u32, payer as u32) }
 }
