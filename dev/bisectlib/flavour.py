@@ -236,8 +236,8 @@ class Flavour:
             return
         log = self.log(step, "kunit")
         with open(log, "wb") as out:
-            child = subprocess.Popen([self.build / "linux", "mem=512M", "kunit.enable=1", "kunit_shutdown=halt", "panic=-1",
-                                      "con=null", "ssl=null", "con0=null,fd:1"], stdin=subprocess.DEVNULL, stdout=out,
+            child = subprocess.Popen([self.build / "linux", "mem=512M", "kunit.enable=1", "kunit.autorun=1", "kunit_shutdown=halt",
+                                      "panic=-1", "con0=fd:0,fd:1"], stdin=subprocess.DEVNULL, stdout=out,
                                      stderr=subprocess.STDOUT, start_new_session=True)
             self.wait(child, step, "kunit", log, limit=600)
         parse = subprocess.run([sys.executable, "-B", self.tree.path / "tools/testing/kunit/kunit.py", "parse", log],
