@@ -333,8 +333,8 @@ impl Ring<'_> {
 /// `r` is a valid ring that nobody else writes, charged to `payer`.
 unsafe fn slots_of(r: *mut bindings::tcp_pcap_ring, payer: Payer) -> Slots {
     // SAFETY: By the safety requirements.
-    // INVARIANT: The ring's fields came from a `Slots`. Serials count from 0, and so do slots: those
-    // of later ones were never used.
+    // INVARIANT: The ring's fields came from a `Slots`. Serials count from 0, and so do slots:
+    // those of later ones were never used.
     unsafe {
         let size = (*r).size;
         Slots {

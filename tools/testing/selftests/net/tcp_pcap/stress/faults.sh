@@ -3,9 +3,9 @@
 # Programs while allocations of the network's caches fail:
 # faults.sh failslab|fail_page_alloc PERCENT PROGRAM..
 # What a program says of its own tests does not count, since its own calls fail; that it starts and
-# does not crash, that the kernel lives, and that nothing is left does. Time may run out: a connection
-# that loses every tenth allocation can wait for its retransmissions for minutes. With failslab only
-# these caches fail: else hardly a fork() would work.
+# does not crash, that the kernel lives, and that nothing is left does. Time may run out: a
+# connection that loses every tenth allocation can wait for its retransmissions for minutes. With
+# failslab only these caches fail: else hardly a fork() would work.
 fault=$1 percent=$2
 shift 2
 debug=/sys/kernel/debug
