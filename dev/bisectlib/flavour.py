@@ -144,9 +144,12 @@ class Flavour:
 
     def make(self, step: int, kind: str, *args: str) -> Path:
         """The kernel's make, with its output in a log."""
+        return self.execute(step, kind, [*self.command, *args])
+
+    def execute(self, step: int, kind: str, command: list[str]) -> Path:
         log = self.log(step, kind)
         with open(log, "ab" if (step, kind) == (0, "build") else "wb") as out:
-            child = subprocess.Popen([*self.command, *args], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                                      start_new_session=True)
             self.wait(child, step, kind, log)
         if child.returncode:
@@ -227,8 +230,9 @@ class Flavour:
         """Programs of user space that came with the series, against the headers of this step."""
         if not self.feature or not any(name.startswith(SELFTESTS) for name in self.series.steps[step]):
             return
-        self.make(step, "selftests", "-C", str(self.tree.path / SELFTESTS), f"OUTPUT={self.dir}/selftests", "CC=gcc",
-                  f"KHDR_INCLUDES=-isystem {self.build}/usr/include")
+        # They are programs of this machine, not of the architecture `um`.
+        self.execute(step, "selftests", ["make", "-C", str(self.tree.path / SELFTESTS), f"OUTPUT={self.dir}/selftests", "CC=gcc",
+                                         f"KHDR_INCLUDES=-isystem {self.build}/usr/include"])
 
     def test(self, step: int, result: Result) -> None:
         """Boot it and let its unit tests run."""
