@@ -5,7 +5,7 @@ from statistics import median
 
 from .machine import Phase
 from .plan import ALL_WORKS, PEERS, SETTINGS
-from .symbols import ALLOCATE, HOOKED, RECEIVE, RECORD
+from .symbols import ALLOCATE, HOOKED, RECEIVE, RECORD, TRAFFIC
 
 
 def row(setting: str, work: str, seed: int, phase: Phase) -> dict:
@@ -13,6 +13,7 @@ def row(setting: str, work: str, seed: int, phase: Phase) -> dict:
     data = asdict(phase)
     symbols = sorted(phase.symbols.items(), key=lambda item: -item[1])
     data["symbols"] = dict(symbols[:1500 if seed == 1 else 0])
+    data["hooked"] = sum(phase.symbols.get(name, 0) for name in HOOKED)
     del data["hits"]
     return {"setting": setting, "work": work, "seed": seed, **data}
 
@@ -24,6 +25,16 @@ def insns(one: dict) -> int:
 
 def packets(one: dict) -> int:
     return sum(one["entries"].get(name, 0) for name in RECEIVE)
+
+
+def hooks(one: dict) -> int:
+    """Hooks that packets passed."""
+    return sum(one["entries"].get(name, 0) for name in HOOKED)
+
+
+def traffic(one: dict) -> tuple[int, ...]:
+    """What the stack had to do. The clock counts instructions, so that a few of them may change the number of ACKs."""
+    return tuple(one["entries"].get(name, 0) for name in TRAFFIC)
 
 
 def records(one: dict) -> int:
@@ -68,8 +79,14 @@ class Results:
         return (max(found) - min(found)) / median(found) if len(found) > 1 else None
 
     def pairs(self, setting: str, base: str, work: str) -> list[tuple[dict, dict]]:
+        """Runs of a seed with the same traffic; all, where there are none."""
         seeds = {one["seed"]: one for one in self.all(base, work)}
-        return [(one, seeds[one["seed"]]) for one in self.all(setting, work) if one["seed"] in seeds]
+        found = [(one, seeds[one["seed"]]) for one in self.all(setting, work) if one["seed"] in seeds]
+        return [pair for pair in found if traffic(pair[0]) == traffic(pair[1])] or found
+
+    def alike(self, setting: str, base: str, work: str) -> bool:
+        """Whether there are runs with the same traffic."""
+        return any(traffic(one) == traffic(other) for one, other in self.pairs(setting, base, work))
 
     def ratio(self, setting: str, base: str, work: str) -> float | None:
         """The whole work, run by run, against the same seed of the base."""
@@ -83,18 +100,16 @@ class Results:
         return median(found) if found else None
 
     def added(self, setting: str, base: str, work: str) -> float | None:
-        """Instructions added per packet. The clock counts instructions, so that their number may change that of ACKs by a few."""
+        """Instructions added per packet."""
         found = [insns(one) / packets(one) - insns(other) / packets(other) for one, other in self.pairs(setting, base, work)
                  if packets(one) and packets(other)]
         return median(found) if found else None
 
-    def added_by_hooks(self, setting: str, base: str, work: str) -> float | None:
-        """Instructions added per packet in the functions that have a hook: without timers, which come by chance."""
-        def hooked(one: dict) -> float:
-            return sum(one["symbols"].get(name, 0) for name in HOOKED) / packets(one)
-        found = [hooked(one) - hooked(other) for one, other in self.pairs(setting, base, work)
-                 if one["symbols"] and other["symbols"]]
-        return median(found) if found else None
+    def added_by_hooks(self, setting: str, base: str, work: str, per=packets) -> float | None:
+        """Instructions added in the functions that have a hook: without timers, which come by chance."""
+        if not self.alike(setting, base, work):
+            return None
+        return median((one["hooked"] - other["hooked"]) / per(one) for one, other in self.pairs(setting, base, work))
 
     def added_per_record(self, setting: str, base: str, work: str) -> float | None:
         """Instructions added per record, by difference: with all that the stack does more or less of for our sake."""

@@ -97,7 +97,8 @@ class Machine:
         return self.hashes[path]
 
     def programs(self, kernel: str, peers: bool) -> list[str]:
-        return list(map(self.hash, [image_of(kernel), self.plugin, self.init, *([self.recorder, self.bpf] if peers else [])]))
+        peer = [self.recorder, self.bpf] if peers else []
+        return list(map(self.hash, [image_of(kernel), self.table(kernel), self.plugin, self.init, *peer]))
 
     def key(self, boot: Boot) -> str:
         """Of all that decides what is counted."""

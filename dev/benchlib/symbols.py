@@ -11,10 +11,11 @@ RECEIVE = ("tcp_v4_rcv", "tcp_v6_rcv")
 RECORD = ("tcp_pcap_capture_rx", "tcp_pcap_capture_tx")
 # The functions of the stack with a hook that each packet passes.
 HOOKED = ("__tcp_transmit_skb", "tcp_rcv_established", "tcp_rcv_state_process")
+# Calls that differ where traffic does: packets, ACKs, segmentation, and whether the socket was in use.
+TRAFFIC = RECEIVE + HOOKED + ("skb_segment", "tcp_add_backlog")
 ALLOCATE = ("kmem_cache_alloc_noprof", "kmem_cache_alloc_node_noprof", "kmem_cache_alloc_lru_noprof", "__kmalloc_noprof",
             "__kmalloc_node_noprof", "__kmalloc_cache_noprof", "__alloc_frozen_pages_noprof", "kmem_cache_free", "kfree")
-ENTRIES = RECEIVE + RECORD + ALLOCATE + ("__tcp_transmit_skb", "tcp_rcv_established", "tcp_rcv_state_process",
-                                         "tcp_v4_send_synack", "tcp_v6_send_synack")
+ENTRIES = RECORD + ALLOCATE + TRAFFIC + ("tcp_v4_send_synack", "tcp_v6_send_synack")
 # These are counted with all they call.
 INCLUSIVE = RECORD + ("__tcp_pcap_init_sock", "__tcp_pcap_inherit", "__tcp_pcap_listen", "__tcp_pcap_disconnect",
                       "__tcp_pcap_destroy")

@@ -70,25 +70,28 @@ static void transaction(const struct phase *p, const struct conn *c)
 	recv_all(c->client, p->size);
 }
 
-static void scan(const struct phase *p)
+/* Counted apart, but not before all is counted. */
+static void scan(const struct phase *p, bool marked)
 {
 	char text[32];
 	int len = snprintf(text, sizeof(text), "0 0 %u", p->scan);
 
-	mark_start(p->id, PART_SCAN);
+	if (marked)
+		mark_start(p->id, PART_SCAN);
 	if (write(scan_fd, text, len) != len)
 		die("scan");
-	mark_stop(p->id, PART_SCAN);
+	if (marked)
+		mark_stop(p->id, PART_SCAN);
 }
 
-static void rr(const struct phase *p, unsigned int n)
+static void rr(const struct phase *p, unsigned int n, bool marked)
 {
 	unsigned int i;
 
 	for (i = 0; i < n; i++) {
 		transaction(p, &conns[i % p->conns]);
 		if (p->scan && i % SCAN_EVERY == SCAN_EVERY - 1)
-			scan(p);
+			scan(p, marked);
 	}
 }
 
@@ -101,7 +104,7 @@ static size_t least(size_t a, size_t b)
  * One way: the writer writes what goes, the reader reads what is there. Now and then, in every setting,
  * the writer waits for the reader: then nothing but the shrinker runs while it is counted.
  */
-static void bulk(const struct phase *p, const struct conn *c, size_t bytes)
+static void bulk(const struct phase *p, const struct conn *c, size_t bytes, bool marked)
 {
 	const size_t stretch = SCAN_EVERY * WRITE_SIZE;
 	size_t sent = 0, received = 0, pause = stretch;
@@ -129,7 +132,7 @@ static void bulk(const struct phase *p, const struct conn *c, size_t bytes)
 		if (received == pause) {
 			pause += stretch;
 			if (p->scan)
-				scan(p);
+				scan(p, marked);
 		}
 		if (!moved)
 			wait_for(c->server, POLLIN);
@@ -261,7 +264,7 @@ static void on_cpus(const struct phase *p)
 		conns = calloc(p->conns, sizeof(*conns));
 		for (i = 0; i < p->conns; i++)
 			net_open(p, listeners[cpu], cpu * 20000, &conns[i]);
-		rr(&mine, p->warm);
+		rr(&mine, p->warm, false);
 		atomic_fetch_add(&all->warm, 1);
 		while (!atomic_load(&all->go)) {
 			if (!cpu && atomic_load(&all->warm) == p->cpus) {
@@ -269,7 +272,7 @@ static void on_cpus(const struct phase *p)
 				atomic_store(&all->go, 1);
 			}
 		}
-		rr(&mine, p->n);
+		rr(&mine, p->n, true);
 		atomic_fetch_add(&all->done, 1);
 		while (!atomic_load(&all->end)) {
 			if (!cpu && atomic_load(&all->done) == p->cpus) {
@@ -299,9 +302,9 @@ static void counted(const struct phase *p)
 	if (is_crr)
 		crr(p, p->warm, false);
 	else if (!strcmp(p->work, "bulk"))
-		bulk(p, one, (size_t)p->warm << 20);
+		bulk(p, one, (size_t)p->warm << 20, false);
 	else
-		rr(p, p->warm);
+		rr(p, p->warm, false);
 	peer_start(p);
 	/* Until what the start of a peer leaves to be done later is done, as giving back pages. */
 	if (p->settle)
@@ -313,9 +316,9 @@ static void counted(const struct phase *p)
 	if (is_crr)
 		crr(p, p->n, true);
 	else if (!strcmp(p->work, "bulk"))
-		bulk(p, one, (size_t)p->n << 20);
+		bulk(p, one, (size_t)p->n << 20, true);
 	else
-		rr(p, p->n);
+		rr(p, p->n, true);
 	if (p->settle)
 		usleep(p->settle * 1000);
 	mark_stop(p->id, PART_ALL);
