@@ -170,8 +170,13 @@ class Flavour:
                     print(f"   {self.name} {step}: {kind}, {now - start:.0f} s{self.progress(step, log)}", flush=True)
         finally:
             if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
+                # make takes back what is half made, or the next run would take it for done.
+                os.killpg(child.pid, signal.SIGTERM)
+                try:
+                    child.wait(10)
+                except subprocess.TimeoutExpired:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
 
     def progress(self, step: int, log: Path) -> str:
         done = len(re.findall(r"^  [A-Z]", log.read_text(errors="replace"), re.M))
@@ -230,8 +235,11 @@ class Flavour:
         """Programs of user space that came with the series, against the headers of this step."""
         if not self.feature or not any(name.startswith(SELFTESTS) for name in self.series.steps[step]):
             return
+        out = self.dir / "selftests"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
         # They are programs of this machine, not of the architecture `um`.
-        self.execute(step, "selftests", ["make", "-C", str(self.tree.path / SELFTESTS), f"OUTPUT={self.dir}/selftests", "CC=gcc",
+        self.execute(step, "selftests", ["make", "-C", str(self.tree.path / SELFTESTS), f"OUTPUT={out}", "CC=gcc",
                                          f"KHDR_INCLUDES=-isystem {self.build}/usr/include"])
 
     def test(self, step: int, result: Result) -> None:
