@@ -24,8 +24,8 @@ const NEXTHDR_ROUTING: u8 = 43;
 #[cfg(CONFIG_IPV6)]
 const NEXTHDR_DEST: u8 = 60;
 
-const IPV4_LEN: usize = 20;
-const IPV6_LEN: usize = 40;
+pub(crate) const IPV4_LEN: usize = 20;
+pub(crate) const IPV6_LEN: usize = 40;
 
 /// `IPV6_SRCRT_TYPE_4`: segment routing header (RFC 8754).
 #[cfg(CONFIG_IPV6)]
@@ -116,54 +116,45 @@ fn finish_ipv4(header: &mut [u8]) {
     put(header, 10, &sum.to_be_bytes());
 }
 
-/// The IPv4 header that `__ip_queue_xmit()` will write for a packet of `len` bytes, without
-/// identification; `None` if it has options.
-#[inline]
-pub(crate) fn plain_ipv4(out: &Ipv4Output<'_>, len: usize) -> Option<[[u8; 4]; IPV4_LEN / 4]> {
-    if !out.options().is_empty() {
-        return None;
-    }
-    let total = u16::try_from(len.saturating_add(IPV4_LEN)).unwrap_or(0);
-    let words = [
-        0x45 << 24 | u32::from(out.tos) << 16 | u32::from(total),
-        if out.dont_fragment { 0x4000 } else { 0 },
-        u32::from(out.ttl) << 24 | u32::from(IPPROTO_TCP) << 16,
-        u32::from_be_bytes(out.saddr),
-        u32::from_be_bytes(out.daddr),
-    ];
+/// Writes the IPv4 header that `__ip_queue_xmit()` will write for a packet of `len` bytes, without
+/// identification. It has no options.
+#[inline(always)]
+pub(crate) fn plain_ipv4(out: &Ipv4Output<'_>, len: usize, to: &mut [u8; IPV4_LEN]) {
+    let [hi, lo] = len16(len.saturating_add(IPV4_LEN));
+    let df = if out.dont_fragment { 0x40 } else { 0 };
+    // As they lie in memory: a sum of words is right in whatever order their bytes are.
+    let first = u32::from_ne_bytes([0x45, out.tos, hi, lo]);
+    let second = u32::from_ne_bytes([0, 0, df, 0]);
+    let third = u32::from_ne_bytes([out.ttl, IPPROTO_TCP, 0, 0]);
+    let (saddr, daddr) = (u32::from_ne_bytes(out.saddr), u32::from_ne_bytes(out.daddr));
     // One's complement sums of 32 bits fold to those of 16.
-    let sum = words
-        .iter()
-        .fold(0u64, |sum, word| sum.wrapping_add(u64::from(*word)));
-    let sum = (sum & 0xffff)
-        .wrapping_add(sum >> 16 & 0xffff)
-        .wrapping_add(sum >> 32);
+    let sum = [first, second, third, saddr, daddr]
+        .into_iter()
+        .fold(0u64, |sum, word| sum.wrapping_add(u64::from(word)));
+    let sum = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
     let sum = (sum & 0xffff).wrapping_add(sum >> 16);
-    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
-    let [w0, w1, w2, saddr, daddr] = words.map(u32::to_be_bytes);
-    let [ttl, protocol, ..] = w2;
-    let [hi, lo] = (!(sum as u16)).to_be_bytes();
-    Some([w0, w1, [ttl, protocol, hi, lo], saddr, daddr])
+    let sum = sum.wrapping_add(sum >> 16) as u16;
+    let [c0, c1] = (!sum).to_ne_bytes();
+    let third = u32::from_ne_bytes([out.ttl, IPPROTO_TCP, c0, c1]);
+    let words = [first, second, third, saddr, daddr];
+    for (to, word) in to.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
 }
 
-/// The IPv6 header that `ip6_xmit()` will write for a packet of `len` bytes; `None` if it has
+/// Writes the IPv6 header that `ip6_xmit()` will write for a packet of `len` bytes. It has no
 /// extension headers.
 #[cfg(CONFIG_IPV6)]
-#[inline]
-pub(crate) fn plain_ipv6(out: &Ipv6Output<'_>, len: usize) -> Option<[[u8; 8]; IPV6_LEN / 8]> {
-    if out.has_extensions() {
-        return None;
-    }
-    let halves = |addr| {
-        let addr = u128::from_be_bytes(addr);
-        [(addr >> 64) as u64, addr as u64].map(u64::to_be_bytes)
-    };
-    let first = u64::from(ipv6_word(out)) << 32
-        | u64::from(u16::from_be_bytes(len16(len))) << 16
-        | u64::from(IPPROTO_TCP) << 8
-        | u64::from(out.hop_limit);
-    let ([s0, s1], [d0, d1]) = (halves(out.saddr), halves(out.daddr));
-    Some([first.to_be_bytes(), s0, s1, d0, d1])
+#[inline(always)]
+pub(crate) fn plain_ipv6(out: &Ipv6Output<'_>, len: usize, to: &mut [u8; IPV6_LEN]) {
+    let [w0, w1, w2, w3] = ipv6_word(out).to_be_bytes();
+    let [hi, lo] = len16(len);
+    let first = [w0, w1, w2, w3, hi, lo, IPPROTO_TCP, out.hop_limit];
+    let (words, addrs) = to.split_at_mut(8);
+    words.copy_from_slice(&first);
+    let (saddr, daddr) = addrs.split_at_mut(16);
+    saddr.copy_from_slice(out.saddr);
+    daddr.copy_from_slice(out.daddr);
 }
 
 /// Version, traffic class and flow label.
@@ -217,7 +208,7 @@ pub(crate) fn ipv6(out: &Ipv6Output<'_>, skb: &SkBuff, h: &mut Header) {
         (NEXTHDR_ROUTING, routing),
         (NEXTHDR_DEST, out.dest_opts()),
     ];
-    let first_hop = routing.and_then(first_hop).unwrap_or(out.daddr);
+    let first_hop = routing.and_then(first_hop).unwrap_or(*out.daddr);
     let ext_len: usize = chain
         .iter()
         .filter_map(|(_, hdr)| *hdr)
@@ -234,7 +225,7 @@ pub(crate) fn ipv6(out: &Ipv6Output<'_>, skb: &SkBuff, h: &mut Header) {
     h.push(&ipv6_word(out).to_be_bytes());
     h.push(&len16(ext_len.saturating_add(skb.len())));
     h.push(&[next(0), out.hop_limit]);
-    h.push(&out.saddr);
+    h.push(out.saddr);
     h.push(&first_hop);
     for (i, (proto, hdr)) in chain.iter().enumerate() {
         let Some(hdr) = hdr else { continue };
@@ -242,7 +233,7 @@ pub(crate) fn ipv6(out: &Ipv6Output<'_>, skb: &SkBuff, h: &mut Header) {
         h.push(hdr);
         put(&mut h.buf, at, &[next(i.saturating_add(1))]);
         if *proto == NEXTHDR_ROUTING {
-            put(&mut h.buf, at.saturating_add(last_hop_at(hdr)), &out.daddr);
+            put(&mut h.buf, at.saturating_add(last_hop_at(hdr)), out.daddr);
         }
     }
 }
@@ -276,6 +267,21 @@ pub(crate) fn version(header: &[u8]) -> Option<u8> {
     match header.first()? >> 4 {
         4 if header.len() >= IPV4_LEN => Some(4),
         6 if header.len() >= IPV6_LEN => Some(6),
+        _ => None,
+    }
+}
+
+/// The version of a header without options or extension headers whose length covers a packet of
+/// `len` bytes behind it; `None` if it is another one.
+#[inline]
+pub(crate) fn plain_version(header: &[u8], len: usize) -> Option<u8> {
+    let is = |version, field: usize, total| {
+        let covers = header.get(field..)?.first_chunk() == Some(&len16(total));
+        (*header.first()? >> 4 == version && covers).then_some(version)
+    };
+    match header.len() {
+        IPV4_LEN => is(4, 2, len.saturating_add(IPV4_LEN)),
+        IPV6_LEN => is(6, 4, len),
         _ => None,
     }
 }

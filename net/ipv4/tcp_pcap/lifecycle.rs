@@ -42,7 +42,7 @@ pub(crate) fn prepare(
     }
     let capture = Capture::new(netns.payer(), flags).ok();
     if capture.is_none() {
-        netns.count(Mib::NoHistory, 1);
+        netns.count(Mib::NO_HISTORY, 1);
     }
     capture
 }
@@ -183,7 +183,7 @@ pub(crate) fn disconnect(sk: &TcpSock, owner: &mut Owner<'_>) {
 
 /// A limit was lowered so far that there is no memory for the history of this socket.
 pub(crate) fn give_back(sk: &TcpSock, owner: Owner<'_>) {
-    Netns::of(sk).count(Mib::NoHistory, 1);
+    Netns::of(sk).count(Mib::NO_HISTORY, 1);
     detach(sk, owner);
 }
 

@@ -359,7 +359,7 @@ impl Pass {
                     Outcome::Keep(record) => put_back(&ring, serial, record, listed, dir, freed),
                     Outcome::Stripped(record, pages) => {
                         listed.count_stripped(dir);
-                        listed.netns().count(Mib::ReclaimedPages, pages as u64);
+                        listed.netns().count(Mib::RECLAIMED_PAGES, pages as u64);
                         Stock::here().reclaimed_payloads().add(1i64, Relaxed);
                         Stock::here().reclaimed_pages().add(pages as i64, Relaxed);
                         put_back(&ring, serial, record, listed, dir, freed);
@@ -424,10 +424,10 @@ pub(crate) fn free(record: Record, listed: &mut Listed<'_>, dir: Dir, freed: &mu
     let pages = record.pages();
     let stock = Stock::here();
     listed.count_reclaimed(dir, pages != 0);
-    listed.netns().count(Mib::ReclaimedPackets, 1);
+    listed.netns().count(Mib::RECLAIMED_PACKETS, 1);
     stock.reclaimed_packets().add(1i64, Relaxed);
     if pages != 0 {
-        listed.netns().count(Mib::ReclaimedPages, pages as u64);
+        listed.netns().count(Mib::RECLAIMED_PAGES, pages as u64);
         stock.reclaimed_payloads().add(1i64, Relaxed);
         stock.reclaimed_pages().add(pages as i64, Relaxed);
     }
@@ -512,7 +512,7 @@ pub(crate) mod testing {
             testing::{StackPacket, TestSock},
         },
         lifecycle,
-        record::Packet,
+        record::{given, Packet},
         ring, //
     };
 
@@ -532,7 +532,7 @@ pub(crate) mod testing {
         let mut owner = sock.owner().ok_or(EINVAL)?;
         for _ in 0..n {
             let packet = StackPacket::new(&IP, &[7; 5000])?;
-            let packet = Packet::new(packet.skb(), &IP, IP.len(), None);
+            let packet = Packet::new(packet.skb(), given(&IP, IP.len()));
             ring::record(sock.sk(), &mut owner, Dir::Out, time, packet, 0);
         }
         Ok(())

@@ -10,10 +10,10 @@
 use crate::{
     abi::{
         account::{Payer, Resource, Stock},
-        layout::{
-            rec, rec_mut, split_mut, Dir, Rec, Why, F_CONTAINER, F_TRUNC, KIND_PACKET, MAGIC,
-            REC_LEN, VERSION,
-        },
+        charged::{Charged, Room, ROOM_MIN},
+        history::Ring,
+        layout::{Rec, Why, F_CONTAINER, F_MERGED, F_TRUNC, KIND_PACKET, MAGIC, REC_LEN, VERSION},
+        netns::Netns,
         stack::gfp_packet,
     },
     limit::{self, Charge},
@@ -41,25 +41,21 @@ const HEAD_MIN: u32 = 224;
 const CLEARED: usize = 32;
 
 /// Bytes that a record is never larger than: skb and head together.
-const RECORD_MAX: usize = 2048;
+pub(crate) const RECORD_MAX: usize = 2048;
 
-/// What there is at least of it for the packet.
-const ROOM_MIN: usize = HEAD_MIN as usize - REC_LEN;
-
-const _: () = assert!(ROOM_MIN >= 60 + TCP_MAX);
+const _: () = assert!(HEAD_MIN as usize >= REC_LEN + ROOM_MIN && ROOM_MIN >= 60 + TCP_MAX);
 
 /// A retained packet, charged to the accounts.
 ///
-/// `data` is [`REC_LEN`] into the head; what all descriptions have in common is written; behind the
-/// packet the head is zero.
+/// `data` is [`REC_LEN`] into the head; what all descriptions have in common is written, and what
+/// it is charged with; behind the packet the head is zero.
 pub(crate) struct Record {
-    // Dropped before the charges are.
-    skb: PrivateSkBuff,
-    charges: Charges,
+    skb: Charged,
 }
 
-/// What a record is charged with, and counted as.
-struct Charges {
+/// What a record is charged with, as its description and its size say.
+#[derive(Clone, Copy)]
+pub(crate) struct Charges {
     payer: Payer,
     /// Bytes.
     mem: usize,
@@ -68,167 +64,110 @@ struct Charges {
 }
 
 impl Charges {
-    /// Those of a new record, which has no pages.
-    fn new(payer: Payer, mem: usize) -> Self {
-        Stock::here().packets().add(1i64, Relaxed);
+    /// Those of the skb of a record.
+    pub(crate) fn of(skb: &Charged) -> Self {
+        let rec = skb.rec();
         Self {
-            payer,
-            mem,
-            pages: 0,
+            payer: payer_of(rec.flags),
+            mem: skb.truesize(),
+            pages: rec.pages as usize,
         }
     }
 
-    /// Charges more pages, so that it is `pages`, if it is less.
-    fn raise(&mut self, pages: usize) -> Option<()> {
-        let more = pages.saturating_sub(self.pages);
-        if more != 0 {
-            Charge::new(Resource::Frags, self.payer, more)?.keep();
-            self.set_pages(pages);
-        }
-        Some(())
-    }
-
-    /// Releases pages that have been given back, so that it is `pages`, if it is more.
-    ///
-    /// A record that is filled again mostly needs as many as before, and then nobody else hears of
-    /// it.
-    fn lower(&mut self, pages: usize) {
-        self.split_pages(pages);
-    }
-
-    /// As [`Self::lower`], but returns the charge, to be dropped when the pages are given back.
-    fn split_pages(&mut self, pages: usize) -> Option<Charge> {
-        let less = self.pages.saturating_sub(pages);
-        if less == 0 {
-            return None;
-        }
-        self.set_pages(pages);
-        Some(Charge::from_kept(Resource::Frags, self.payer, less))
-    }
-
-    fn set_pages(&mut self, pages: usize) {
-        let before = mem::replace(&mut self.pages, pages);
-        match (before, pages) {
-            (0, 0) => {}
-            (0, _) => Stock::here().payloads().add(1i64, Relaxed),
-            (_, 0) => Stock::here().payloads().add(-1i64, Relaxed),
-            _ => {}
-        }
-    }
-}
-
-impl Drop for Charges {
-    fn drop(&mut self) {
-        self.lower(0);
+    /// Releases them, after what they are for was given back.
+    pub(crate) fn release(self) {
+        Charge::release(Resource::Frags, self.payer, self.pages);
+        count_payload(self.pages, 0);
         Stock::here().packets().add(-1i64, Relaxed);
         Charge::release(Resource::Mem, self.payer, self.mem);
     }
 }
 
-/// Where a packet belongs: direction and number in ring and connection, time, flags.
-#[derive(Clone, Copy)]
-pub(crate) struct Place {
-    pub(crate) dir: Dir,
-    pub(crate) time: u64,
-    pub(crate) serial: u64,
-    pub(crate) order: u64,
-    pub(crate) flags: u16,
+/// Whom the flags of a record name.
+#[inline]
+fn payer_of(flags: u16) -> Payer {
+    if flags & F_CONTAINER != 0 {
+        Payer::Containers
+    } else {
+        Payer::Host
+    }
+}
+
+/// Counts a record among those that keep pages in memory, or no more.
+fn count_payload(before: usize, now: usize) {
+    match (before, now) {
+        (0, 0) => {}
+        (0, _) => Stock::here().payloads().add(1i64, Relaxed),
+        (_, 0) => Stock::here().payloads().add(-1i64, Relaxed),
+        _ => {}
+    }
+}
+
+/// The headers of a packet, and where they come from.
+pub(crate) trait Headers: Copy {
+    /// Whether the packet was received.
+    fn is_received(&self) -> bool;
+
+    /// Length of the IP header on the wire, at most 65,535.
+    fn net_len(&self) -> u16;
+
+    /// The TCP header of `skb`, as far as it is there.
+    #[inline(always)]
+    fn tcp<'s>(&self, skb: &'s SkBuff) -> &'s [u8]
+    where
+        Self: 's,
+    {
+        tcp_header(skb)
+    }
+
+    /// Writes the IP header, and `tcp`, the TCP header, of `skb` to the start of `room`. Returns
+    /// where the IP header ends.
+    ///
+    /// # Errors
+    ///
+    /// The same, if not all of the IP header is there, and so nothing of the TCP header.
+    fn write(&self, skb: &SkBuff, tcp: &[u8], room: Room<'_>) -> Result<usize, usize>;
+}
+
+/// The TCP header at the start of a packet, as far as it is there.
+#[inline(always)]
+pub(crate) fn tcp_header(skb: &SkBuff) -> &[u8] {
+    let linear = skb.linear();
+    let len = linear.get(12).map_or(0, |b| usize::from(b >> 4) * 4);
+    linear.get(..len).unwrap_or(linear)
 }
 
 /// A packet as a hook found it.
 #[derive(Clone, Copy)]
-pub(crate) struct Packet<'a> {
+pub(crate) struct Packet<'a, H> {
     /// From its TCP header on.
     skb: &'a SkBuff,
-    /// Its IP header, as far as known.
-    ip: &'a [u8],
-    /// Length of that on the wire, at most 65,535.
-    net_len: u16,
-    /// What replaces acknowledgement number and flags of the TCP header.
-    ack_and_flags: Option<(u32, u8)>,
-    /// Of `skb`: its linear part, all bytes, those of the TCP header as far as they are there, and
-    /// how it is segmented.
-    linear: &'a [u8],
-    len: u32,
-    tcp_len: usize,
-    gso_size: u16,
-    gso_segs: u16,
+    headers: H,
 }
 
-impl<'a> Packet<'a> {
+impl<'a, H: Headers> Packet<'a, H> {
     /// A packet, whose `data` is at its TCP header.
-    ///
-    /// `ip` is its IP header with options and extension headers, as far as known, `ip_len` the
-    /// length of that on the wire. `ack_and_flags` replace those of the TCP header.
     #[inline(always)]
-    pub(crate) fn new(
-        skb: &'a SkBuff,
-        ip: &'a [u8],
-        ip_len: usize,
-        ack_and_flags: Option<(u32, u8)>,
-    ) -> Self {
-        let linear = skb.linear();
-        // As far as it is there.
-        let tcp_len = linear
-            .get(12)
-            .map_or(0, |b| usize::from(b >> 4) * 4)
-            .min(linear.len());
-        Self {
-            skb,
-            ip,
-            net_len: u16::try_from(ip_len).unwrap_or(u16::MAX),
-            ack_and_flags,
-            linear,
-            // struct sk_buff has 32 bits for it.
-            len: skb.len() as u32,
-            tcp_len,
-            gso_size: skb.gso_size(),
-            gso_segs: skb.gso_segs(),
+    pub(crate) fn new(skb: &'a SkBuff, headers: H) -> Self {
+        Self { skb, headers }
+    }
+
+    /// Segments that it stands for, and bytes of payload in each.
+    #[inline(always)]
+    fn segments(&self, payload: u32) -> (u16, u16) {
+        let (segs, size) = (self.skb.gso_segs(), self.skb.gso_size());
+        match (segs, size) {
+            (0, 0) => (1, 0),
+            (0, _) => (count_segments(payload, size), size),
+            _ => (segs, size),
         }
     }
 
-    /// Bytes of payload.
-    #[inline]
-    pub(crate) fn payload(&self) -> u32 {
-        // A TCP header has 60 bytes at most.
-        self.len.saturating_sub(self.tcp_len as u32)
-    }
-
-    /// Segments that it stands for. Some drivers tell only how large these are.
-    #[inline]
-    pub(crate) fn segments(&self) -> u16 {
-        match (self.gso_segs, self.gso_size) {
-            (0, 0) => 1,
-            // 64 bits wide, where rounding up cannot overflow.
-            (0, size) => u16::try_from(u64::from(self.payload()).div_ceil(u64::from(size)))
-                .unwrap_or(u16::MAX)
-                .max(1),
-            (segs, _) => segs,
-        }
-    }
-
-    /// Writes what is known of it, and of its socket.
+    /// Writes what is known of it, and of its socket. `flags` are those of the record so far.
     #[inline(always)]
-    fn describe(&self, rec: &mut Rec, place: Place, sk: &TcpSock) {
-        rec.dir = place.dir as u8;
-        rec.serial = place.serial;
-        rec.time = place.time;
-        rec.order = place.order;
-        rec.orig_len = self.len.saturating_add(u32::from(self.net_len));
-        rec.gso_segs = self.segments();
-        rec.gso_size = self.gso_size;
-        let ip_summed = self.skb.ip_summed();
-        let (start, offset) = match ip_summed {
-            IpSummed::Partial => (self.net_len, CSUM_OFFSET),
-            _ => (0, 0),
-        };
-        rec.ip_summed = ip_summed as u8;
-        rec.csum_start = start;
-        rec.csum_offset = offset;
-        rec.net_len = self.net_len;
+    fn describe(&self, rec: &mut Rec, sk: &TcpSock, payload: u32, flags: u16) -> u16 {
         rec.state = sk.state();
         rec.ca_state = sk.ca_state();
-        rec.verdict = 0;
         rec.snd_cwnd = sk.snd_cwnd();
         rec.ssthresh = sk.snd_ssthresh();
         rec.srtt_us = sk.srtt_us();
@@ -236,6 +175,98 @@ impl<'a> Packet<'a> {
         rec.snd_nxt = sk.snd_nxt();
         rec.rcv_nxt = sk.rcv_nxt();
         rec.rcv_wnd = sk.rcv_wnd();
+
+        let net_len = self.headers.net_len();
+        rec.net_len = net_len;
+        rec.orig_len = (self.skb.len() as u32).wrapping_add(u32::from(net_len));
+        let (segs, size) = self.segments(payload);
+        rec.gso_segs = segs;
+        rec.gso_size = size;
+        let ip_summed = self.skb.ip_summed();
+        rec.ip_summed = ip_summed as u8;
+        let is_partial = ip_summed == IpSummed::Partial;
+        rec.csum_start = 0;
+        rec.csum_offset = 0;
+        if is_partial {
+            rec.csum_start = net_len;
+            rec.csum_offset = CSUM_OFFSET;
+        }
+        // As far as the number of segments tells: by GRO, which leaves the checksum of the first
+        // unless a device is to finish it, or, if there is no payload, by tcp_add_backlog().
+        let merged = segs > 1 && self.headers.is_received() && (!is_partial || payload == 0);
+        flags | if merged { F_MERGED } else { 0 }
+    }
+}
+
+/// Segments of a packet of which the driver told only how large they are.
+#[cold]
+fn count_segments(payload: u32, size: u16) -> u16 {
+    // 64 bits wide, where rounding up cannot overflow.
+    let n = u64::from(payload).checked_div(u64::from(size)).unwrap_or(0);
+    let rest = u64::from(payload).checked_rem(u64::from(size)).unwrap_or(0);
+    let n = n.saturating_add(u64::from(rest != 0));
+    u16::try_from(n).unwrap_or(u16::MAX).max(1)
+}
+
+/// An IP header that is at hand, and corrections of the TCP header.
+#[derive(Clone, Copy)]
+pub(crate) struct Given<'a> {
+    is_received: bool,
+    /// As far as known.
+    ip: &'a [u8],
+    net_len: u16,
+    /// What replaces acknowledgement number and flags of the TCP header.
+    ack_and_flags: Option<(u32, u8)>,
+}
+
+impl<'a> Given<'a> {
+    /// An IP header with options and extension headers, as far as known; `net_len` is its length on
+    /// the wire. `ack_and_flags` replace those of the TCP header.
+    pub(crate) fn new(
+        is_received: bool,
+        ip: &'a [u8],
+        net_len: usize,
+        ack_and_flags: Option<(u32, u8)>,
+    ) -> Self {
+        Self {
+            is_received,
+            ip,
+            net_len: u16::try_from(net_len).unwrap_or(u16::MAX),
+            ack_and_flags,
+        }
+    }
+}
+
+/// The IP header of a packet that a test sends.
+#[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+pub(crate) fn given(ip: &[u8], net_len: usize) -> Given<'_> {
+    Given::new(false, ip, net_len, None)
+}
+
+impl Headers for Given<'_> {
+    fn is_received(&self) -> bool {
+        self.is_received
+    }
+
+    fn net_len(&self) -> u16 {
+        self.net_len
+    }
+
+    fn write(&self, _: &SkBuff, tcp: &[u8], room: Room<'_>) -> Result<usize, usize> {
+        let room = room.all();
+        // There is always room for the TCP header.
+        let ip = self.ip.get(..room.len().saturating_sub(tcp.len()));
+        let ip = ip.unwrap_or(self.ip);
+        let tcp_at = append(room, 0, ip);
+        if ip.len() != usize::from(self.net_len) {
+            return Err(tcp_at);
+        }
+        append(room, tcp_at, tcp);
+        if let Some((ack, flags)) = self.ack_and_flags {
+            append(room, tcp_at.saturating_add(8), &ack.to_be_bytes());
+            append(room, tcp_at.saturating_add(13), &[flags]);
+        }
+        Ok(tcp_at)
     }
 }
 
@@ -248,25 +279,34 @@ impl Record {
     #[inline(never)]
     pub(crate) fn new(payer: Payer) -> Result<Self> {
         match Stock::here().spares(payer).take() {
-            Some(skb) => Ok(Self::from_empty(skb, payer)),
+            Some(skb) => Self::from_empty(skb, payer),
             None => Self::alloc(payer),
         }
     }
 
     /// Makes a record of an skb that is charged and has a head of zeroes, as [`Self::retire`] keeps
     /// them. What is the same in all records is written here.
-    fn from_empty(mut skb: PrivateSkBuff, payer: Payer) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS` if the head is too small, which [`Self::alloc`] sees to.
+    fn from_empty(mut skb: PrivateSkBuff, payer: Payer) -> Result<Self> {
         let mem = skb.truesize();
         skb.set_linear(REC_LEN, 0);
-        if let Some(rec) = rec_mut(skb.head_mut()) {
-            rec.magic = MAGIC;
-            rec.version = VERSION;
-            rec.kind = KIND_PACKET;
-        }
-        Self {
-            skb,
-            charges: Charges::new(payer, mem),
-        }
+        let Some(mut skb) = Charged::new(skb) else {
+            Charge::release(Resource::Mem, payer, mem);
+            return Err(ENOBUFS);
+        };
+        let rec = skb.rec_mut();
+        rec.magic = MAGIC;
+        rec.version = VERSION;
+        rec.kind = KIND_PACKET;
+        rec.flags = match payer {
+            Payer::Containers => F_CONTAINER,
+            Payer::Host => 0,
+        };
+        Stock::here().packets().add(1i64, Relaxed);
+        Ok(Self { skb })
     }
 
     /// Allocates a record.
@@ -280,59 +320,88 @@ impl Record {
         }
         most.keep();
         Charge::release(Resource::Mem, payer, RECORD_MAX - mem);
-        Ok(Self::from_empty(skb, payer))
+        Self::from_empty(skb, payer)
     }
 
     /// Gives back what it holds. The record itself is kept for a later connection if `keep` says
     /// so ([`limit::wants_spares`]) and there is room.
     pub(crate) fn retire(mut self, keep: bool) {
-        if !keep || !limit::has_spare_room(self.charges.payer) {
+        let payer = self.payer();
+        if !keep || !limit::has_spare_room(payer) {
             return;
         }
         self.skb.clear_frags();
-        self.charges.lower(0);
-        let used = REC_LEN.saturating_add(self.skb.as_skb().len());
-        clear_start(self.skb.head_mut(), used);
-        self.skb.set_linear_len(0);
-        let Self { skb, charges } = self;
-        match limit::keep_spare(charges.payer, skb) {
-            Ok(()) => {
-                Stock::here().packets().add(-1i64, Relaxed);
-                mem::forget(charges);
-            }
-            // The charges are dropped after it.
-            Err(skb) => drop(skb),
+        self.lower(0);
+        let mut skb = self.skb.into_inner();
+        let used = REC_LEN.saturating_add(skb.as_skb().len());
+        clear_start(skb.head_mut(), used);
+        skb.set_linear_len(0);
+        let kept = limit::keep_spare(payer, skb);
+        Stock::here().packets().add(-1i64, Relaxed);
+        if let Err(skb) = kept {
+            // Its head says no more how it is charged.
+            drop(Self::from_empty(skb, payer));
         }
     }
 
-    /// Takes over what [`Self::into_skb`] returned, from a slot.
+    /// Takes over what [`Self::into_charged`] returned, from a slot.
     #[inline]
-    pub(crate) fn from_skb(skb: PrivateSkBuff) -> Self {
-        let (pages, flags) = rec(skb.head()).map_or((0, 0), |rec| (rec.pages as usize, rec.flags));
-        let payer = if flags & F_CONTAINER != 0 {
-            Payer::Containers
-        } else {
-            Payer::Host
-        };
-        let charges = Charges {
-            payer,
-            mem: skb.truesize(),
-            pages,
-        };
-        Self { skb, charges }
+    pub(crate) fn from_charged(skb: Charged) -> Self {
+        Self { skb }
     }
 
     /// Gives the skb to a slot; it stays charged.
-    pub(crate) fn into_skb(self) -> PrivateSkBuff {
-        let Self { skb, charges } = self;
-        mem::forget(charges);
-        skb
+    #[inline]
+    pub(crate) fn into_charged(self) -> Charged {
+        self.skb
+    }
+
+    /// Whose share it is charged to.
+    fn payer(&self) -> Payer {
+        payer_of(self.skb.rec().flags)
+    }
+
+    /// Charges more pages, so that it is `pages`, if it is less.
+    fn raise(&mut self, pages: usize) -> Option<()> {
+        let more = pages.saturating_sub(self.pages());
+        if more != 0 {
+            let charge = Charge::new(Resource::Frags, self.payer(), more)?;
+            self.set_pages(pages)?;
+            charge.keep();
+        }
+        Some(())
+    }
+
+    /// Releases pages that have been given back, so that it is `pages`, if it is more.
+    ///
+    /// A record that is filled again mostly needs as many as before, and then nobody else hears of
+    /// it.
+    #[inline(never)]
+    fn lower(&mut self, pages: usize) {
+        self.split_pages(pages);
+    }
+
+    /// As [`Self::lower`], but returns the charge, to be dropped when the pages are given back.
+    fn split_pages(&mut self, pages: usize) -> Option<Charge> {
+        let less = self.pages().saturating_sub(pages);
+        if less == 0 {
+            return None;
+        }
+        self.set_pages(pages)?;
+        Some(Charge::from_kept(Resource::Frags, self.payer(), less))
+    }
+
+    fn set_pages(&mut self, pages: usize) -> Option<()> {
+        let now = u32::try_from(pages).ok()?;
+        let before = mem::replace(&mut self.skb.rec_mut().pages, now);
+        count_payload(before as usize, pages);
+        Some(())
     }
 
     /// The description.
     #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
     pub(crate) fn rec(&self) -> Option<Rec> {
-        rec(self.skb.head()).copied()
+        Some(*self.skb.rec())
     }
 
     /// The packet.
@@ -348,13 +417,15 @@ impl Record {
     }
 
     /// Whether it keeps pages in memory.
+    #[inline]
     pub(crate) fn has_payload(&self) -> bool {
-        self.charges.pages != 0
+        self.pages() != 0
     }
 
     /// Pages that it keeps in memory.
+    #[inline]
     pub(crate) fn pages(&self) -> usize {
-        self.charges.pages
+        self.skb.rec().pages as usize
     }
 
     /// Moves the references to its pages to `freed`, and says so in the description.
@@ -364,122 +435,138 @@ impl Record {
     /// `ENOSPC` if `freed` has no room for them; nothing has changed then.
     pub(crate) fn strip(&mut self, freed: &mut Freed) -> Result {
         self.skb.detach_frags(&mut freed.pages)?;
-        let payer = self.charges.payer;
-        if let Some(charge) = self.charges.split_pages(0) {
+        let payer = self.payer();
+        if let Some(charge) = self.split_pages(0) {
             freed.charged(payer, charge);
         }
-        if let Some(rec) = rec_mut(self.skb.head_mut()) {
-            rec.why = Why::Reclaimed as u8;
-            rec.flags |= F_TRUNC;
-            rec.pages = 0;
-        }
+        let rec = self.skb.rec_mut();
+        rec.why = Why::Reclaimed as u8;
+        rec.flags |= F_TRUNC;
         Ok(())
     }
 
-    /// Makes this the record of `packet`; what it held before is given back.
+    /// Makes this the record of `packet`, the next one of `ring`, where it counts from here on;
+    /// what it held before is given back.
     ///
-    /// At most `snaplen` bytes of payload are kept. Returns why there is less.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` if the head is too small, which [`Self::new`] takes care of; it is no record then.
+    /// As many bytes of payload are kept as the network namespace wants. Returns why there is less.
+    //
+    // What is known is written at once, so that little is to be remembered.
     #[inline(always)]
-    pub(crate) fn fill(
+    pub(crate) fn fill<H: Headers>(
         &mut self,
-        place: Place,
+        ring: &Ring<'_>,
+        time: u64,
         sk: &TcpSock,
-        packet: Packet<'_>,
-        snaplen: u32,
-    ) -> Result<Why> {
+        packet: Packet<'_, H>,
+        flags: u16,
+    ) -> Why {
+        // In place, since nobody sees it until it is in its slot.
+        let (rec, room) = self.skb.split_mut();
+        rec.dir = ring.dir() as u8;
+        rec.time = time;
+        rec.serial = ring.next();
+        rec.order = ring.next_order(time);
+        let tcp = packet.headers.tcp(packet.skb);
+        // struct sk_buff has 32 bits for its length.
+        let payload = (packet.skb.len() as u32).wrapping_sub(tcp.len() as u32);
+        let flags = packet.describe(rec, sk, payload, flags) | rec.flags & F_CONTAINER;
+        rec.flags = flags;
+        let why = match packet.headers.write(packet.skb, tcp, room) {
+            Ok(tcp_at) => {
+                let want = payload.min(Netns::of(sk).snaplen(payer_of(flags)));
+                if want != 0 {
+                    return self.fill_payload(ring, sk, packet.skb, tcp_at as u16, tcp.len(), want);
+                }
+                self.finish(tcp_at, tcp_at.wrapping_add(tcp.len()));
+                match payload {
+                    0 => Why::Not,
+                    _ => Why::Snaplen,
+                }
+            }
+            Err(tcp_at) => {
+                self.finish(tcp_at, tcp_at);
+                Why::Linear
+            }
+        };
+        let rec = self.skb.rec_mut();
+        rec.why = why as u8;
+        if why != Why::Not {
+            rec.flags |= F_TRUNC;
+        }
+        if rec.pages != 0 {
+            self.drop_pages(ring);
+        }
+        why
+    }
+
+    /// Goes on where [`Self::fill`] finds payload: keeps `want` bytes of what starts `tcp_len`
+    /// bytes into `skb`. Returns why there is less than all.
+    #[inline(never)]
+    fn fill_payload(
+        &mut self,
+        ring: &Ring<'_>,
+        sk: &TcpSock,
+        skb: &SkBuff,
+        tcp_at: u16,
+        tcp_len: usize,
+        want: u32,
+    ) -> Why {
+        let had_payload = self.has_payload();
         // What was charged for these pages pays for the new ones.
-        if self.has_payload() {
+        if had_payload {
             self.skb.clear_frags();
         }
-        let old_len = self.skb.as_skb().len();
-        let container = match self.charges.payer {
-            Payer::Containers => F_CONTAINER,
-            Payer::Host => 0,
+        let at = usize::from(tcp_at).saturating_add(tcp_len);
+        let kept = self.payload(sk, skb, tcp_len, want as usize, at);
+        let payload = skb.len().saturating_sub(tcp_len);
+        let why = match kept.why {
+            Why::Not if (want as usize) < payload => Why::Snaplen,
+            why => why,
         };
-        // In place, since nobody sees it until it is in its slot.
-        let (rec, room) = split_mut(self.skb.head_mut()).ok_or(EINVAL)?;
-        // So that the compiler knows what fits for certain.
-        if room.len() < ROOM_MIN {
-            return Err(EINVAL);
+        let rec = self.skb.rec_mut();
+        rec.why = why as u8;
+        if kept.copied.saturating_add(kept.referenced) < payload {
+            rec.flags |= F_TRUNC;
         }
-        packet.describe(rec, place, sk);
-
-        // Headers. There is always room for that of TCP.
-        let tcp_len = packet.tcp_len.min(TCP_MAX);
-        let ip = packet
-            .ip
-            .get(..room.len().saturating_sub(tcp_len))
-            .unwrap_or(packet.ip);
-        let tcp_at = append(room, 0, ip);
-        let whole = ip.len() == usize::from(packet.net_len);
-        let mut len = tcp_at;
-        if whole {
-            let tcp = packet.linear.get(..packet.tcp_len);
-            len = append(room, tcp_at, tcp.unwrap_or(packet.linear));
-            if let Some((ack, flags)) = packet.ack_and_flags {
-                append(room, tcp_at.saturating_add(8), &ack.to_be_bytes());
-                append(room, tcp_at.saturating_add(13), &[flags]);
-            }
+        if self.pages() != kept.pages {
+            self.lower(kept.pages);
         }
+        ring.change_payloads(had_payload, kept.pages != 0);
+        self.finish(usize::from(tcp_at), at.saturating_add(kept.copied));
+        why
+    }
 
-        // Payload.
-        let payload = packet.payload();
-        let want = payload.min(snaplen);
-        let mut why = match want < payload {
-            true => Why::Snaplen,
-            false => Why::Not,
-        };
-        let flags = place.flags | container;
-        let mut pages = 0;
-        if want == 0 || !whole {
-            let short = !whole || payload != 0;
-            if !whole {
-                why = Why::Linear;
-            }
-            rec.why = why as u8;
-            rec.flags = flags | if short { F_TRUNC } else { 0 };
-            rec.pages = 0;
-        } else {
-            let kept = self.payload(sk, packet.skb, packet.tcp_len, want as usize, len);
-            if kept.why != Why::Not {
-                why = kept.why;
-            }
-            len = len.saturating_add(kept.copied);
-            pages = kept.pages;
-            let short = kept.copied.saturating_add(kept.referenced) < payload as usize;
-            let (rec, _) = split_mut(self.skb.head_mut()).ok_or(EINVAL)?;
-            rec.why = why as u8;
-            rec.flags = flags | if short { F_TRUNC } else { 0 };
-            rec.pages = u32::try_from(pages).unwrap_or(u32::MAX);
-        }
+    /// Gives the pages back that it held before it became a packet without.
+    #[cold]
+    #[inline(never)]
+    fn drop_pages(&mut self, ring: &Ring<'_>) {
+        self.skb.clear_frags();
+        self.lower(0);
+        ring.change_payloads(true, false);
+    }
 
-        self.skb.set_linear_len(len);
+    /// Makes the packet end after `len` bytes in the head, with its TCP header at `tcp_at`.
+    #[inline(always)]
+    fn finish(&mut self, tcp_at: usize, len: usize) {
+        let before = self.skb.set_linear_len(len);
         self.skb.set_transport_header(tcp_at as u16);
         // What the head held before may be payload that must not be kept any longer.
-        if len < old_len {
-            self.clear(len, old_len);
+        if len < before {
+            self.clear(len, before);
         }
-        self.charges.lower(pages);
-        Ok(why)
     }
 
     /// Clears what lies in the head between these offsets from the start of the packet.
     #[inline(never)]
     fn clear(&mut self, start: usize, end: usize) {
-        if let Some((_, room)) = split_mut(self.skb.head_mut()) {
-            if let Some(part) = room.get_mut(start..end) {
-                part.fill(0);
-            }
+        if let Some(part) = self.skb.split_mut().1.all().get_mut(start..end) {
+            part.fill(0);
         }
     }
 
     /// Keeps `want` bytes of the payload that starts `offset` bytes into `skb`: in the head, from
     /// `at` bytes behind the start of the packet on, or in frags.
-    #[inline(never)]
+    #[inline]
     fn payload(
         &mut self,
         sk: &TcpSock,
@@ -540,9 +627,8 @@ impl Record {
 
     /// Copies `len` bytes into the head.
     fn copy(&mut self, skb: &SkBuff, offset: usize, len: usize, at: usize, why: Why) -> Kept {
-        let start = REC_LEN.saturating_add(at);
-        let end = start.saturating_add(len);
-        let copied = self.skb.head_mut().get_mut(start..end).is_some_and(|to| {
+        let room = self.skb.split_mut().1.all();
+        let copied = room.get_mut(at..at.saturating_add(len)).is_some_and(|to| {
             let copied = len == 0 || skb.copy_bits(offset, to).is_ok();
             if !copied {
                 // A part of it may be there: nothing is behind the end of a packet.
@@ -616,8 +702,8 @@ impl Record {
     ) -> Result<usize, Why> {
         let mut pinned = Pinned::default();
         for frag in wanted(skb, head, len) {
-            let with = pinned.with(frag);
-            if with.pages > self.charges.pages {
+            let with = pinned.with(&frag);
+            if with.pages > self.pages() {
                 // More than what it was filled with before, so for all of them at once.
                 self.charge_frags(skb, head, len)?;
             }
@@ -649,50 +735,56 @@ impl Record {
             if frag.is_pfmemalloc() {
                 return Err(Why::Pfmemalloc);
             }
-            pinned = pinned.with(frag);
+            pinned = pinned.with(&frag);
         }
-        self.charges.raise(pinned.pages).ok_or(Why::Limit)
+        self.raise(pinned.pages).ok_or(Why::Limit)
     }
 }
 
 /// Frags, one after the other, as they pin pages.
 #[derive(Clone, Copy, Default)]
-struct Pinned<'a> {
+struct Pinned {
     /// Frags of one compound page that follow each other pin it once.
     pages: usize,
-    last: Option<Frag<'a>>,
+    /// That compound page.
+    last: usize,
 }
 
-impl<'a> Pinned<'a> {
+impl Pinned {
     /// These, and another one.
-    #[inline]
-    fn with(self, frag: Frag<'a>) -> Self {
-        let more = match self.last {
-            Some(last) if last.same_compound_page(&frag) => 0,
-            _ => frag.pinned_pages(),
+    #[inline(always)]
+    fn with(self, frag: &Frag<'_>) -> Self {
+        let last = frag.compound_page();
+        let more = if last == self.last {
+            0
+        } else {
+            frag.pinned_pages()
         };
         Self {
             pages: self.pages.saturating_add(more),
-            last: Some(frag),
+            last,
         }
     }
 }
 
 /// The first `len` bytes of a part of the linear part, if there is one, and the frags.
-#[inline]
+#[inline(always)]
 fn wanted<'a>(
     skb: &'a SkBuff,
     head: Option<Frag<'a>>,
     len: usize,
 ) -> impl Iterator<Item = Frag<'a>> {
-    let mut left = len;
-    Iterator::chain(head.into_iter(), skb.frags())
-        .map_while(move |frag| {
-            let frag = (left != 0).then(|| frag.truncated(left))?;
-            left = left.saturating_sub(frag.len());
-            Some(frag)
-        })
-        .filter(|frag| !frag.is_empty())
+    let (mut head, mut frags, mut left) = (head, skb.frags(), len);
+    core::iter::from_fn(move || loop {
+        if left == 0 {
+            return None;
+        }
+        let frag = head.take().or_else(|| frags.next())?.truncated(left);
+        left = left.saturating_sub(frag.len());
+        if !frag.is_empty() {
+            return Some(frag);
+        }
+    })
 }
 
 /// What reclaim took out of slots, or off records, under a lock; given back when dropped, without
@@ -719,7 +811,7 @@ impl Freed {
 
     /// Takes a record.
     pub(crate) fn push(&mut self, record: Record) {
-        self.records.push(record.into_skb());
+        self.records.push(record.into_charged().into_inner());
     }
 
     fn charged(&mut self, payer: Payer, charge: Charge) {
@@ -733,7 +825,11 @@ impl Freed {
     pub(crate) fn release(&mut self) -> usize {
         let mut freed = 0usize;
         while let Some(skb) = self.records.pop() {
-            let mut record = Record::from_skb(skb);
+            // Its head has not become smaller.
+            let Some(skb) = Charged::new(skb) else {
+                continue;
+            };
+            let mut record = Record::from_charged(skb);
             if record.strip(self).is_err() {
                 freed = freed.saturating_add(self.release_pages());
                 let _ = record.strip(self);
@@ -792,28 +888,41 @@ fn clear_start(head: &mut [u8], len: usize) {
 }
 
 /// Writes `bytes` at `at`, if they fit; returns where they end.
-#[inline(always)]
 fn append(room: &mut [u8], at: usize, bytes: &[u8]) -> usize {
-    let to = room.get_mut(at..).and_then(|to| to.get_mut(..bytes.len()));
-    let Some(to) = to else {
-        return at;
-    };
-    if !copy_header(to, bytes) {
-        to.copy_from_slice(bytes);
-    }
-    at.saturating_add(bytes.len())
+    let fits = room.get_mut(at..).is_some_and(|to| copy_headers(to, bytes));
+    at.saturating_add(if fits { bytes.len() } else { 0 })
 }
 
-/// Copies what is as long as most headers are, without a call: three pieces, which overlap if need
-/// be.
+/// Copies headers, without a call if they are as long as most. Returns whether there is room.
 #[inline(always)]
-fn copy_header(to: &mut [u8], from: &[u8]) -> bool {
-    const PIECE: usize = 16;
-    let last = match from.len().checked_sub(PIECE) {
-        Some(last) if last <= 2 * PIECE => last,
-        _ => return false,
+pub(crate) fn copy_headers(to: &mut [u8], from: &[u8]) -> bool {
+    let Some(to) = to.get_mut(..from.len()) else {
+        return false;
     };
-    for at in [0, last.min(PIECE), last] {
+    // Pieces that overlap if need be.
+    let last = from.len().wrapping_sub(PIECE);
+    match from.len() {
+        16..=32 => copy_pieces(to, from, [0, last]),
+        33..=64 => copy_pieces(to, from, [0, PIECE, last.min(2 * PIECE), last]),
+        65..=96 => copy_pieces(
+            to,
+            from,
+            [0, PIECE, 2 * PIECE, 3 * PIECE, last.min(4 * PIECE), last],
+        ),
+        _ => {
+            to.copy_from_slice(from);
+            true
+        }
+    }
+}
+
+/// What headers are copied by.
+const PIECE: usize = 16;
+
+/// Copies pieces that begin there. Returns whether all of them lie within both.
+#[inline(always)]
+fn copy_pieces<const N: usize>(to: &mut [u8], from: &[u8], starts: [usize; N]) -> bool {
+    for at in starts {
         let to = to.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<PIECE>);
         let from = from.get(at..).and_then(<[u8]>::first_chunk::<PIECE>);
         let (Some(to), Some(from)) = (to, from) else {
@@ -857,10 +966,10 @@ mod tests {
 
     /// Records a packet and returns its record, and how many had headers only.
     fn recorded(packet: &StackPacket, snaplen: Option<usize>) -> Result<(Record, u64)> {
-        recorded_as(Packet::new(packet.skb(), &IP, IP.len(), None), snaplen)
+        recorded_as(Packet::new(packet.skb(), given(&IP, IP.len())), snaplen)
     }
 
-    fn recorded_as(packet: Packet<'_>, snaplen: Option<usize>) -> Result<(Record, u64)> {
+    fn recorded_as(packet: Packet<'_, Given<'_>>, snaplen: Option<usize>) -> Result<(Record, u64)> {
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 2)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
@@ -902,7 +1011,7 @@ mod tests {
         for (ip_len, fits) in [(100, true), (room - 20, true), (room - 19, false)] {
             let ip = ip.get(..ip_len).ok_or(EINVAL)?;
             let (record, header_only) =
-                recorded_as(Packet::new(packet.skb(), ip, ip_len, None), None)?;
+                recorded_as(Packet::new(packet.skb(), given(ip, ip_len)), None)?;
             let rec = record.rec().ok_or(EINVAL)?;
             let (why, flags, len) = match fits {
                 true => (Why::Not, 0, ip_len + 20),
@@ -952,7 +1061,7 @@ mod tests {
         limit::free_spares();
         let packet = StackPacket::new(&IP, &payload(5000)?)?;
         let (record, _) = recorded(&packet, None)?;
-        let mem = record.charges.mem;
+        let mem = record.skb.truesize();
         let before = (used(Resource::Mem, Payer::Host), pages(), limit::present());
         record.retire(limit::wants_spares(Payer::Host));
         assert_eq!(used(Resource::Mem, Payer::Host), before.0 - mem);
@@ -964,11 +1073,37 @@ mod tests {
         let skb = Stock::all().find_map(|stock| stock.spares(Payer::Host).take());
         let skb = skb.ok_or(EINVAL)?;
         assert!(skb.head().iter().all(|b| *b == 0));
-        let record = Record::from_empty(skb, Payer::Host);
+        let record = Record::from_empty(skb, Payer::Host)?;
         assert_eq!(limit::spare_bytes(), 0);
         assert_eq!((record.skb().len(), record.pages()), (0, 0));
         assert_eq!(used(Resource::Mem, Payer::Host), before.0);
         Ok(())
+    }
+
+    #[test]
+    fn headers_of_any_length_are_copied_and_nothing_behind_them() -> Result {
+        let from = payload(ROOM_MIN)?;
+        for len in 0..=ROOM_MIN {
+            let mut to = [0xff; ROOM_MIN];
+            assert!(copy_headers(&mut to, &from[..len]));
+            assert_eq!(to[..len], from[..len]);
+            assert!(to[len..].iter().all(|b| *b == 0xff));
+        }
+        assert!(!copy_headers(&mut [0; 39], &from[..40]));
+        Ok(())
+    }
+
+    #[test]
+    fn segments_are_counted_where_only_their_size_is_known() {
+        for (payload, size, expected) in [
+            (0, 1000, 1),
+            (1, 1000, 1),
+            (1000, 1000, 1),
+            (1001, 1000, 2),
+            (u32::MAX, 1, u16::MAX),
+        ] {
+            assert_eq!(count_segments(payload, size), expected);
+        }
     }
 
     #[test]
@@ -990,7 +1125,7 @@ mod tests {
             for _ in 0..MANY {
                 records.push(Record::alloc(Payer::Host)?, GFP_KERNEL)?;
             }
-            let mem = records.first().map_or(0, |r| r.charges.mem);
+            let mem = records.first().map_or(0, |r| r.skb.truesize());
             let keep = limit::wants_spares(Payer::Host);
             records.into_iter().for_each(|record| record.retire(keep));
             Ok(mem)
@@ -1030,7 +1165,7 @@ mod tests {
         let start = pages();
         for len in packets {
             let packet = StackPacket::new(&IP, &payload(len)?)?;
-            let packet = Packet::new(packet.skb(), &IP, IP.len(), None);
+            let packet = Packet::new(packet.skb(), given(&IP, IP.len()));
             ring::record(sock.sk(), &mut owner, Dir::Out, 5, packet, 0);
             // 50 bytes fit the head.
             let pinned = if len > 50 { len.div_ceil(4096) } else { 0 };

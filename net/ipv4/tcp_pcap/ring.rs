@@ -15,7 +15,7 @@ use crate::{
         slots::{Gone, Met, Slots},
         stack::gfp_packet,
     },
-    record::{Packet, Place, Record},
+    record::{Given, Headers, Packet, Record},
 };
 use kernel::{
     net::sock::TcpSock,
@@ -30,47 +30,48 @@ use kernel::{
 /// A part of each hook, so that nothing is handed over in memory; where that does not matter,
 /// [`record_rarely`] does the same.
 #[inline(always)]
-pub(crate) fn record(
+pub(crate) fn record<H: Headers>(
     sk: &TcpSock,
     owner: &mut Owner<'_>,
     dir: Dir,
     time: u64,
-    packet: Packet<'_>,
+    packet: Packet<'_, H>,
     flags: u16,
 ) {
     if owner.ring(dir).size() == 0 {
         return;
     }
-    let (netns, payer) = (Netns::of(sk), owner.payer());
-    let snaplen = netns.snaplen(payer);
-    let place = next_place(owner, dir, time, flags);
     let mut ring = owner.ring(dir);
+    let serial = ring.next();
     // Reclaim may take slots away, which then live on until we are through.
     let rcu = rcu::read_lock();
-    let Some(slot) = ring.slot(place.serial, &rcu) else {
-        // Copies, so that the originals need not be in memory.
-        let (place, packet) = (place, packet);
-        return record_anew(sk, owner, &place, &packet, snaplen);
+    let slot = match ring.slot(serial, &rcu) {
+        Some(slot) => slot,
+        None => {
+            if ring.provide(serial).is_err() {
+                return miss(ring, sk, time);
+            }
+            match ring.slot(serial, &rcu) {
+                Some(slot) => slot,
+                // Reclaim was quick.
+                None => return miss(ring, sk, time),
+            }
+        }
     };
-    let (mut record, evicted) = match slot.take() {
-        Some(old) => (old, 1),
-        None => match Record::new(payer) {
-            Ok(new) => (new, 0),
-            Err(_) => return lose(&mut ring, netns, 0),
+    let mut record = match slot.take() {
+        Some(old) => {
+            ring.add(Counter::Evicted, 1);
+            old
+        }
+        None => match Record::new(ring.payer()) {
+            Ok(new) => new,
+            Err(_) => return miss(ring, sk, time),
         },
     };
-    let pages = record.pages();
-    let Ok(why) = record.fill(place, sk, packet, snaplen) else {
-        ring.change_payloads(pages != 0, false);
-        return lose(&mut ring, netns, evicted);
-    };
-    let has_payload = record.has_payload();
-    if pages != record.pages() {
-        ring.change_payloads(pages != 0, has_payload);
-    }
+    let why = record.fill(&ring, time, sk, packet, flags);
     match slot.put(record) {
-        Ok(()) => recorded(&mut ring, netns, why, evicted),
-        Err(met) => settle(owner, dir, netns, why, evicted, has_payload, met),
+        Ok(()) => recorded(ring, sk, why),
+        Err(met) => settle(ring, sk, why, met),
     }
 }
 
@@ -82,110 +83,61 @@ pub(crate) fn record_rarely(
     owner: &mut Owner<'_>,
     dir: Dir,
     time: u64,
-    packet: Packet<'_>,
+    packet: Packet<'_, Given<'_>>,
     flags: u16,
 ) {
-    if owner.ring(dir).size() == 0 {
-        return;
-    }
-    let snaplen = Netns::of(sk).snaplen(owner.payer());
-    let place = next_place(owner, dir, time, flags);
-    record_anew(sk, owner, &place, &packet, snaplen)
+    record(sk, owner, dir, time, packet, flags)
 }
 
-/// Where the next packet belongs.
-#[inline(always)]
-fn next_place(owner: &mut Owner<'_>, dir: Dir, time: u64, flags: u16) -> Place {
-    Place {
-        dir,
-        time,
-        serial: owner.ring(dir).next(),
-        order: owner.next_order(time),
-        flags,
-    }
-}
-
-/// Records a packet in whatever the ring has for it: a slot, full or empty, or none yet.
+/// Counts a packet whose record has met with reclaim on its way into the slot.
+#[cold]
 #[inline(never)]
-fn record_anew(
-    sk: &TcpSock,
-    owner: &mut Owner<'_>,
-    place: &Place,
-    packet: &Packet<'_>,
-    snaplen: u32,
-) {
-    let (netns, payer) = (Netns::of(sk), owner.payer());
-    let &Place { dir, serial, .. } = place;
-    let mut ring = owner.ring(dir);
-    let rcu = rcu::read_lock();
-    let slot = ring.slot(serial, &rcu);
-    let old = slot.and_then(|slot| slot.take());
-    let evicted = u64::from(old.is_some());
-    let Some(mut record) = old.or_else(|| Record::new(payer).ok()) else {
-        return lose(&mut ring, netns, evicted);
+fn settle(ring: Ring<'_>, sk: &TcpSock, why: Why, met: Met) {
+    let (back, lost) = match met {
+        Ok(back) => (back, None),
+        Err(Gone { back, lost }) => (back, Some(lost)),
     };
-    let had_payload = record.has_payload();
-    let Ok(why) = record.fill(*place, sk, *packet, snaplen) else {
-        ring.change_payloads(had_payload, false);
-        return lose(&mut ring, netns, evicted);
-    };
-    let has_payload = record.has_payload();
-    ring.change_payloads(had_payload, has_payload);
-    let met = match slot {
-        Some(slot) => match slot.put(record) {
-            Ok(()) => return recorded(&mut ring, netns, why, evicted),
-            Err(met) => met,
-        },
-        None => ring.put(serial, record, gfp_packet(), &rcu),
-    };
-    settle(owner, dir, netns, why, evicted, has_payload, met)
-}
-
-/// Counts a packet whose record may have met with reclaim on its way into the slot.
-#[inline(never)]
-fn settle(
-    owner: &mut Owner<'_>,
-    dir: Dir,
-    netns: Netns<'_>,
-    why: Why,
-    mut evicted: u64,
-    has_payload: bool,
-    met: Met,
-) {
-    let mut ring = owner.ring(dir);
-    if let Ok(Some(back)) | Err(Gone(Some(back))) = &met {
+    if let Some(back) = back {
         // Reclaim had it in hand when we looked for it.
-        evicted = evicted.wrapping_add(1);
-        ring.add_payloads(i64::from(back.has_payload()).wrapping_neg());
+        ring.add(Counter::Evicted, 1);
+        ring.change_payloads(back.has_payload(), false);
     }
-    if met.is_err() {
-        ring.add_payloads(i64::from(has_payload).wrapping_neg());
-        return lose(&mut ring, netns, evicted);
+    if let Some(lost) = lost {
+        ring.change_payloads(lost.has_payload(), false);
+        return lose(ring, sk);
     }
-    recorded(&mut ring, netns, why, evicted)
+    recorded(ring, sk, why)
 }
 
 /// A packet is in its slot.
 #[inline(always)]
-fn recorded(ring: &mut Ring<'_>, netns: Netns<'_>, why: Why, evicted: u64) {
+fn recorded(ring: Ring<'_>, sk: &TcpSock, why: Why) {
+    let netns = Netns::of(sk);
     ring.add(Counter::Captured, 1);
-    netns.count(Mib::Captured, 1);
+    netns.count(Mib::CAPTURED, 1);
     if why != Why::Not {
-        netns.count(Mib::HeaderOnly(why), 1);
+        netns.count(Mib::header_only(why), 1);
         if why != Why::Snaplen {
             ring.add(Counter::HeaderOnly, 1);
         }
     }
-    ring.add(Counter::Evicted, evicted);
     ring.advance();
 }
 
-/// There was no memory for a packet; another one may have been evicted for it.
+/// There was no memory for a packet, which had no number in its connection yet.
 #[cold]
-fn lose(ring: &mut Ring<'_>, netns: Netns<'_>, evicted: u64) {
+#[inline(never)]
+fn miss(ring: Ring<'_>, sk: &TcpSock, time: u64) {
+    ring.next_order(time);
+    lose(ring, sk)
+}
+
+/// There was no memory for a packet.
+#[cold]
+#[inline(never)]
+fn lose(ring: Ring<'_>, sk: &TcpSock) {
     ring.add(Counter::Lost, 1);
-    netns.count(Mib::Lost, 1);
-    ring.add(Counter::Evicted, evicted);
+    Netns::of(sk).count(Mib::LOST, 1);
     ring.advance();
 }
 
@@ -234,6 +186,7 @@ mod tests {
             testing::{self, segment, with_snaplen, StackPacket, TestSock},
         },
         lifecycle,
+        record::given,
     };
     use kernel::prelude::*;
 
@@ -244,7 +197,7 @@ mod tests {
     fn send(sk: &TcpSock, owner: &mut Owner<'_>, n: usize) -> Result {
         for i in 0..n {
             let skb = segment(i % 7, i as u8)?;
-            let packet = Packet::new(skb.as_skb(), &IP, IP.len(), None);
+            let packet = Packet::new(skb.as_skb(), given(&IP, IP.len()));
             record(sk, owner, Dir::Out, i as u64, packet, 0);
         }
         Ok(())
@@ -341,6 +294,26 @@ mod tests {
         let full = used();
         send(sock.sk(), &mut owner, 100)?;
         assert_eq!(used(), full);
+        Ok(())
+    }
+
+    #[test]
+    fn no_slots_for_packets_that_do_not_fit() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 64)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        let empty = used();
+        // Slots would fit, and a record would not.
+        testing::with_max(Resource::Mem, empty.0 + 1000, || {
+            send(sock.sk(), &mut owner, 2)
+        })?;
+        assert_eq!(used(), empty);
+        let ring = owner.ring(Dir::Out);
+        assert!(!ring.is_populated());
+        assert_eq!((ring.next(), ring.get(Counter::Lost)), (2, 2));
+        send(sock.sk(), &mut owner, 1)?;
+        let record = owner.ring(Dir::Out).take_if(2).ok_or(EINVAL)?;
+        assert_eq!(record.rec().ok_or(EINVAL)?.order, 2);
         Ok(())
     }
 
@@ -446,7 +419,10 @@ mod tests {
         lifecycle::begin_for_test(sock.sk(), 0, 2)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
         let skb = segment(6, 0xab)?;
-        let packet = Packet::new(skb.as_skb(), &IP, IP.len(), Some((0x01020304, 0x19)));
+        let packet = Packet::new(
+            skb.as_skb(),
+            Given::new(false, &IP, IP.len(), Some((0x01020304, 0x19))),
+        );
         for snaplen in [None, Some(6), Some(4), Some(0)] {
             with_snaplen(snaplen, || {
                 record(sock.sk(), &mut owner, Dir::Out, 77, packet, 0)
@@ -479,7 +455,7 @@ mod tests {
         let mut owner = sock.owner().ok_or(EINVAL)?;
         for (payload, snaplen) in [(60, None), (60, Some(0)), (3, None)] {
             let skb = segment(payload, 0xab)?;
-            let packet = Packet::new(skb.as_skb(), &IP, IP.len(), None);
+            let packet = Packet::new(skb.as_skb(), given(&IP, IP.len()));
             with_snaplen(snaplen, || {
                 record(sock.sk(), &mut owner, Dir::Out, 0, packet, 0)
             });
@@ -497,7 +473,7 @@ mod tests {
         let mut owner = sock.owner().ok_or(EINVAL)?;
         let mut send = |payload: &[u8]| -> Result {
             let packet = StackPacket::new(&IP, payload)?;
-            let packet = Packet::new(packet.skb(), &IP, IP.len(), None);
+            let packet = Packet::new(packet.skb(), given(&IP, IP.len()));
             record(sock.sk(), &mut owner, Dir::Out, 0, packet, 0);
             Ok(())
         };
@@ -541,7 +517,7 @@ mod tests {
         let mut owner = sock.owner().ok_or(EINVAL)?;
         // A linear part in slab memory, larger than a head.
         let skb = segment(2000, 1)?;
-        let packet = Packet::new(skb.as_skb(), &IP, IP.len(), None);
+        let packet = Packet::new(skb.as_skb(), given(&IP, IP.len()));
         record(sock.sk(), &mut owner, Dir::Out, 0, packet, 0);
         let mut ring = owner.ring(Dir::Out);
         assert_eq!(ring.get(Counter::HeaderOnly), 1);

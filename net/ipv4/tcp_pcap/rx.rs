@@ -5,16 +5,17 @@
 
 use crate::{
     abi::{
+        charged::Room,
         history::Owner,
         layout::{Dir, F_IPV6, F_LEN_FIXED, F_MERGED},
         stack::merged_ack_and_flags,
     },
     ip,
-    record::Packet,
+    record::{copy_headers, tcp_header, Given, Headers, Packet},
     ring, //
 };
 use kernel::net::{
-    skbuff::{IpSummed, SkBuff},
+    skbuff::SkBuff,
     sock::TcpSock, //
 };
 
@@ -25,43 +26,81 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
         return;
     }
     let header = skb.network_to_data();
-    let version = ip::version(header);
-    let total = header.len().saturating_add(skb.len());
-    if !ip::has_length(version, header, total) || !ip::has_checksum(version, header) {
+    let Some(version) = ip::plain_version(header, skb.len()) else {
+        return capture_fixed(sk, owner, skb, time);
+    };
+    if merged_ack_and_flags(skb).is_some() {
         return capture_fixed(sk, owner, skb, time);
     }
-    let ack_and_flags = merged_ack_and_flags(skb);
-    let packet = Packet::new(skb, header, header.len(), ack_and_flags);
-    let merged = ack_and_flags.is_some() || is_merged(&packet, skb);
-    let flags = flag(version == Some(6), F_IPV6) | flag(merged, F_MERGED);
-    ring::record(sk, owner, Dir::In, time, packet, flags)
+    let len = header.len().saturating_add(tcp_header(skb).len());
+    let Some(bytes) = skb.network_to_tail().get(..len) else {
+        return capture_fixed(sk, owner, skb, time);
+    };
+    let net_len = header.len();
+    let packet = Packet::new(skb, Received { bytes, net_len });
+    ring::record(sk, owner, Dir::In, time, packet, flag(version == 6, F_IPV6))
 }
 
-/// As [`capture`], where the IP header must be corrected: segments were merged, or
+/// Headers as they were received, one behind the other, the first without options or extension
+/// headers.
+#[derive(Clone, Copy)]
+struct Received<'a> {
+    /// Both.
+    bytes: &'a [u8],
+    net_len: usize,
+}
+
+impl Headers for Received<'_> {
+    #[inline(always)]
+    fn is_received(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn net_len(&self) -> u16 {
+        self.net_len as u16
+    }
+
+    #[inline(always)]
+    fn tcp<'s>(&self, _: &'s SkBuff) -> &'s [u8]
+    where
+        Self: 's,
+    {
+        self.bytes.get(self.net_len..).unwrap_or(&[])
+    }
+
+    #[inline(always)]
+    fn write(&self, _: &SkBuff, _: &[u8], room: Room<'_>) -> Result<usize, usize> {
+        match copy_headers(room.first(), self.bytes) {
+            true => Ok(self.net_len),
+            false => Err(0),
+        }
+    }
+}
+
+/// As [`capture`], where the IP header is long or must be corrected: segments were merged, or
 /// `ip_options_compile()` filled in our address and the time, and left the checksum as it was.
 #[cold]
 #[inline(never)]
 fn capture_fixed(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
     let header = skb.network_to_data();
+    let version = ip::version(header);
     let total = header.len().saturating_add(skb.len());
+    let ack_and_flags = merged_ack_and_flags(skb);
+    let mut flags = flag(version == Some(6), F_IPV6) | flag(ack_and_flags.is_some(), F_MERGED);
+    let mut record = |ip: &[u8], flags| {
+        let headers = Given::new(true, ip, header.len(), ack_and_flags);
+        ring::record_rarely(sk, owner, Dir::In, time, Packet::new(skb, headers), flags)
+    };
+    if ip::has_length(version, header, total) && ip::has_checksum(version, header) {
+        return record(header, flags);
+    }
     // Else a socket filter has cut the packet.
     let grown = !ip::claims_at_least(header, total);
     let mut fixed = ip::Header::copy_of(header);
     let was_wrong = ip::fix(fixed.bytes_mut(), total);
-    let ack_and_flags = merged_ack_and_flags(skb);
-    let packet = Packet::new(skb, fixed.bytes(), header.len(), ack_and_flags);
-    let merged = ack_and_flags.is_some() || (was_wrong && grown) || is_merged(&packet, skb);
-    let flags = flag(ip::version(header) == Some(6), F_IPV6)
-        | flag(merged, F_MERGED)
-        | flag(was_wrong, F_LEN_FIXED);
-    ring::record_rarely(sk, owner, Dir::In, time, packet, flags)
-}
-
-/// Whether segments were merged, as far as their number tells: by GRO, which leaves the checksum of
-/// the first unless a device is to finish it, or, if there is no payload, by `tcp_add_backlog()`.
-#[inline]
-fn is_merged(packet: &Packet<'_>, skb: &SkBuff) -> bool {
-    packet.segments() > 1 && (skb.ip_summed() != IpSummed::Partial || packet.payload() == 0)
+    flags |= flag(was_wrong && grown, F_MERGED) | flag(was_wrong, F_LEN_FIXED);
+    record(fixed.bytes(), flags)
 }
 
 #[inline]
@@ -155,6 +194,22 @@ mod tests {
         let packet = StackPacket::new(&header(140), &[7; 100])?;
         packet.set_gso(50, 2);
         assert_eq!(received(&packet)?.0, F_MERGED);
+        Ok(())
+    }
+
+    #[test]
+    fn a_tcp_header_that_was_cut_is_kept_as_far_as_it_goes() -> Result {
+        // What `sk_filter_trim_cap()` may leave: the TCP header, which promises more than there is.
+        let packet = StackPacket::new(&header(60), &[7; 20])?;
+        packet.set_doff(15);
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 1, 0)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        capture(sock.sk(), &mut owner, packet.skb(), 1);
+        let record = owner.ring(Dir::In).take_if(0).ok_or(EINVAL)?;
+        assert_eq!(record.rec().ok_or(EINVAL)?.orig_len, 60);
+        assert_eq!(record.skb().len(), 60);
+        assert!(record.skb().linear()[40..].iter().all(|b| *b == 7));
         Ok(())
     }
 

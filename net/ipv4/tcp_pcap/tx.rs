@@ -5,11 +5,12 @@
 
 use crate::{
     abi::{
+        charged::Room,
         history::Owner,
         layout::{Dir, F_SYNTH},
     },
     ip,
-    record::Packet,
+    record::{copy_headers, Given, Headers, Packet},
     ring, //
 };
 use kernel::net::{
@@ -27,16 +28,19 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
     if owner.ring(Dir::Out).size() == 0 {
         return;
     }
-    let mut record = |header: &[u8], flags| {
-        let packet = Packet::new(skb, header, header.len(), None);
-        ring::record(sk, owner, Dir::Out, time, packet, F_SYNTH | flags)
-    };
-    match plain(sk, skb) {
-        Some(Plain::V4(header)) => record(header.as_flattened(), 0),
-        #[cfg(CONFIG_IPV6)]
-        Some(Plain::V6(header)) => record(header.as_flattened(), F_IPV6),
-        None => capture_long(sk, owner, skb, time),
+    #[cfg(CONFIG_IPV6)]
+    if sk.sends_ipv6() {
+        if sk.has_ipv6_extensions() {
+            return capture_long(sk, owner, skb, time);
+        }
+        let packet = Packet::new(skb, PlainIpv6(sk));
+        return ring::record(sk, owner, Dir::Out, time, packet, F_SYNTH | F_IPV6);
     }
+    if sk.has_ipv4_options() {
+        return capture_long(sk, owner, skb, time);
+    }
+    let packet = Packet::new(skb, PlainIpv4(sk));
+    ring::record(sk, owner, Dir::Out, time, packet, F_SYNTH)
 }
 
 /// As [`capture`], for an IP header with options or extension headers.
@@ -44,26 +48,50 @@ pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u
 #[inline(never)]
 fn capture_long(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
     let (header, flags) = long(sk, skb);
-    let packet = Packet::new(skb, header.bytes(), header.wire_len(), None);
+    let headers = Given::new(false, header.bytes(), header.wire_len(), None);
+    let packet = Packet::new(skb, headers);
     ring::record_rarely(sk, owner, Dir::Out, time, packet, F_SYNTH | flags)
 }
 
-/// An IP header without options or extension headers.
-enum Plain {
-    V4([[u8; 4]; 5]),
-    #[cfg(CONFIG_IPV6)]
-    V6([[u8; 8]; 5]),
+/// The header that the socket will send, without options.
+#[derive(Clone, Copy)]
+struct PlainIpv4<'a>(&'a TcpSock);
+
+/// The header that the socket will send, without extension headers.
+#[cfg(CONFIG_IPV6)]
+#[derive(Clone, Copy)]
+struct PlainIpv6<'a>(&'a TcpSock);
+
+/// Headers of which the first is written by this, and has this length.
+macro_rules! plain_headers {
+    ($type:ident, $len:expr, $output:ident, $write:path) => {
+        impl Headers for $type<'_> {
+            #[inline(always)]
+            fn is_received(&self) -> bool {
+                false
+            }
+
+            #[inline(always)]
+            fn net_len(&self) -> u16 {
+                $len as u16
+            }
+
+            #[inline(always)]
+            fn write(&self, skb: &SkBuff, tcp: &[u8], room: Room<'_>) -> Result<usize, usize> {
+                let (ip, room) = room.first().split_first_chunk_mut().ok_or(0usize)?;
+                $write(&self.0.$output(skb), skb.len(), ip);
+                match copy_headers(room, tcp) {
+                    true => Ok($len),
+                    false => Err($len),
+                }
+            }
+        }
+    };
 }
 
-/// The IP header of a packet, unless it is a long one.
-#[inline(always)]
-fn plain(sk: &TcpSock, skb: &SkBuff) -> Option<Plain> {
-    #[cfg(CONFIG_IPV6)]
-    if sk.sends_ipv6() {
-        return ip::plain_ipv6(&sk.ipv6_output(skb), skb.len()).map(Plain::V6);
-    }
-    ip::plain_ipv4(&sk.ipv4_output(skb), skb.len()).map(Plain::V4)
-}
+plain_headers!(PlainIpv4, ip::IPV4_LEN, ipv4_output, ip::plain_ipv4);
+#[cfg(CONFIG_IPV6)]
+plain_headers!(PlainIpv6, ip::IPV6_LEN, ipv6_output, ip::plain_ipv6);
 
 /// The IP header of a packet, and the record's flags for it.
 fn long(sk: &TcpSock, skb: &SkBuff) -> (ip::Header, u16) {
@@ -104,12 +132,19 @@ mod tests {
     fn header_of(sock: &TestSock, skb: &SkBuff) -> (ip::Header, u16) {
         let mut found = (ip::Header::new(), 0);
         sock.locked(|sk| {
-            found = match plain(sk, skb) {
-                Some(Plain::V4(header)) => (ip::Header::copy_of(header.as_flattened()), 0),
-                #[cfg(CONFIG_IPV6)]
-                Some(Plain::V6(header)) => (ip::Header::copy_of(header.as_flattened()), F_IPV6),
-                None => long(sk, skb),
+            let mut room = [0; 128];
+            #[cfg(CONFIG_IPV6)]
+            if sk.sends_ipv6() && !sk.has_ipv6_extensions() {
+                let (Ok(len) | Err(len)) = PlainIpv6(sk).write(skb, &[], Room::of_test(&mut room));
+                found = (ip::Header::copy_of(&room[..len]), F_IPV6);
+                return;
             }
+            if sk.sends_ipv6() || sk.has_ipv4_options() {
+                found = long(sk, skb);
+                return;
+            }
+            let (Ok(len) | Err(len)) = PlainIpv4(sk).write(skb, &[], Room::of_test(&mut room));
+            found = (ip::Header::copy_of(&room[..len]), 0);
         });
         found
     }

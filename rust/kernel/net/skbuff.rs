@@ -124,6 +124,19 @@ impl SkBuff {
         unsafe { slice::from_raw_parts((*self.as_raw()).data.wrapping_sub(len), len) }
     }
 
+    /// The linear part from the network header on.
+    ///
+    /// As [`Self::linear`] if the network header is not before `data`.
+    #[inline]
+    pub fn network_to_tail(&self) -> &[u8] {
+        let (header, linear) = (self.network_to_data().len(), self.linear().len());
+        // SAFETY: By the type invariant the linear part is initialised from the network header on,
+        // which lies `header` bytes before `data`.
+        unsafe {
+            slice::from_raw_parts((*self.as_raw()).data.wrapping_sub(header), header + linear)
+        }
+    }
+
     /// Copies bytes that start `offset` bytes after `data`, from wherever they lie.
     ///
     /// # Errors
@@ -359,10 +372,11 @@ impl Frag<'_> {
         unsafe { bindings::page_is_pfmemalloc(self.folio.as_ptr().cast()) }
     }
 
-    /// Whether a reference to one of the two keeps the other's page in memory too.
+    /// What tells its compound page from others, and is not 0: a reference to a page keeps all of
+    /// its compound page in memory.
     #[inline]
-    pub fn same_compound_page(&self, other: &Self) -> bool {
-        self.folio == other.folio
+    pub fn compound_page(&self) -> usize {
+        self.folio.addr().get()
     }
 }
 
@@ -375,7 +389,8 @@ impl Frag<'_> {
 ///
 /// The buffer is valid and owned by this value alone: one user, not cloned, no `dst`, no device, no
 /// socket, no destructor, `pp_recycle` off. Its head is initialised, and aligned to [`HEAD_ALIGN`]
-/// bytes as slab memory is; `data` and tail lie within it. Each of its frags holds one page
+/// bytes as slab memory is; `data` and tail lie within it, `len - data_len` bytes from each other.
+/// Each of its frags holds one page
 /// reference taken by `get_page()`.
 ///
 /// # Examples
@@ -509,19 +524,26 @@ impl PrivateSkBuff {
     }
 
     /// Makes the linear part of the packet `len` bytes long, from where it starts. It is cut to the
-    /// head.
+    /// head. Returns how long it was.
     #[inline]
-    pub fn set_linear_len(&mut self, len: usize) {
+    pub fn set_linear_len(&mut self, len: usize) -> usize {
         let skb = self.0.as_ptr();
         // SAFETY: By the type invariant.
-        let offset = unsafe { ((*skb).data as usize).wrapping_sub((*skb).head as usize) };
-        let len = len.min(self.head_len().saturating_sub(offset));
+        let (offset, before, data_len) = unsafe {
+            (
+                ((*skb).data as usize).wrapping_sub((*skb).head as usize),
+                (*skb).len,
+                (*skb).data_len,
+            )
+        };
+        let len = len.min(self.head_len().wrapping_sub(offset));
         // SAFETY: By the type invariant the buffer is ours. `data` lies within its head, and so
         // does what is `len` bytes behind it; a head is smaller than 4 GiB.
         unsafe {
             bindings::skb_set_tail_pointer(skb, len as c_int);
-            (*skb).len = (len as u32).saturating_add((*skb).data_len);
+            (*skb).len = (len as u32).saturating_add(data_len);
         }
+        before.wrapping_sub(data_len) as usize
     }
 
     /// Puts the transport header `offset` bytes behind the start of the packet.
@@ -773,9 +795,9 @@ mod tests {
         let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
         let head = skb.head_len();
         skb.set_linear(8, 10);
-        skb.set_linear_len(20);
+        assert_eq!(skb.set_linear_len(20), 10);
         assert_eq!(skb.as_skb().linear(), &[0; 20]);
-        skb.set_linear_len(head);
+        assert_eq!(skb.set_linear_len(head), 20);
         assert_eq!(skb.as_skb().len(), head - 8);
         Ok(())
     }

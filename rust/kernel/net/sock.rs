@@ -170,6 +170,25 @@ impl TcpSock {
         usize::from(len) == size_of::<bindings::ipv6hdr>()
     }
 
+    /// Whether the IPv4 header of its packets has options.
+    #[inline]
+    pub fn has_ipv4_options(&self) -> bool {
+        // SAFETY: By the type invariant the caller owns the socket, whose options can then not be
+        // exchanged.
+        let opt = unsafe { (*self.inet()).inet_opt };
+        // SAFETY: Null or valid, as above.
+        unsafe { opt.as_ref() }.is_some_and(|opt| opt.opt.optlen != 0)
+    }
+
+    /// Whether its packets have IPv6 extension headers. It is a socket that sends IPv6.
+    #[cfg(CONFIG_IPV6)]
+    #[inline]
+    pub fn has_ipv6_extensions(&self) -> bool {
+        // SAFETY: By the type invariant; a socket that sends IPv6 has the IPv6 part, whose options
+        // cannot be exchanged while the caller owns the socket.
+        !unsafe { (*bindings::inet6_sk(self.as_raw())).opt }.is_null()
+    }
+
     #[inline]
     fn dst(&self) -> *mut bindings::dst_entry {
         // SAFETY: By the type invariant the caller owns the socket, which keeps the cached route
@@ -267,8 +286,8 @@ impl TcpSock {
                 traffic_class: (*np).tclass,
                 flow_label: u32::from_be(flow_label),
                 hop_limit: hop_limit as u8,
-                saddr: (*np).saddr.in6_u.u6_addr8,
-                daddr: (*sk).__sk_common.skc_v6_daddr.in6_u.u6_addr8,
+                saddr: &(*np).saddr.in6_u.u6_addr8,
+                daddr: &(*sk).__sk_common.skc_v6_daddr.in6_u.u6_addr8,
                 opt: (*np).opt,
                 _sock: PhantomData,
             }
@@ -347,9 +366,9 @@ pub struct Ipv6Output<'a> {
     /// Hop limit.
     pub hop_limit: u8,
     /// Source address.
-    pub saddr: [u8; 16],
+    pub saddr: &'a [u8; 16],
     /// Address of the peer, even when a routing header puts another one into the header.
-    pub daddr: [u8; 16],
+    pub daddr: &'a [u8; 16],
     opt: *const bindings::ipv6_txoptions,
     _sock: PhantomData<&'a TcpSock>,
 }
@@ -368,12 +387,6 @@ impl<'a> Ipv6Output<'a> {
     fn opt(&self) -> Option<&'a bindings::ipv6_txoptions> {
         // SAFETY: Options of a socket that the caller owns do not change.
         unsafe { self.opt.as_ref() }
-    }
-
-    /// Whether the socket has any extension header.
-    #[inline]
-    pub fn has_extensions(&self) -> bool {
-        !self.opt.is_null()
     }
 
     /// Hop-by-hop options header.

@@ -12,7 +12,10 @@ use super::{
     slots::{nr_chunks, slab_size, Found, Gone, Slot, Slots},
     stack::gfp_packet,
 };
-use crate::{limit::Charge, record::Record};
+use crate::{
+    limit::Charge,
+    record::{Record, RECORD_MAX},
+};
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
@@ -41,10 +44,13 @@ pub(crate) struct Owner<'a> {
 }
 
 /// One ring in the hands of the socket's owner.
+///
+/// # Invariants
+///
+/// As those of [`Owner`], who has lent it.
 pub(crate) struct Ring<'a> {
-    ring: NonNull<bindings::tcp_pcap_ring>,
-    shard: u16,
-    payer: Payer,
+    pcap: NonNull<bindings::tcp_pcap>,
+    dir: Dir,
     _owner: PhantomData<&'a mut bindings::tcp_pcap_ring>,
 }
 
@@ -86,19 +92,10 @@ impl<'a> Owner<'a> {
     /// The ring of one direction.
     #[inline]
     pub(crate) fn ring(&mut self, dir: Dir) -> Ring<'_> {
-        let p = self.pcap.as_ptr();
-        // SAFETY: By the type invariant.
-        let (ring, shard) = unsafe {
-            let ring = match dir {
-                Dir::In => addr_of_mut!((*p).in_),
-                Dir::Out => addr_of_mut!((*p).out),
-            };
-            (NonNull::new_unchecked(ring), (*p).shard)
-        };
+        // INVARIANT: Lent.
         Ring {
-            ring,
-            shard,
-            payer: self.payer(),
+            pcap: self.pcap,
+            dir,
             _owner: PhantomData,
         }
     }
@@ -108,19 +105,6 @@ impl<'a> Owner<'a> {
     pub(crate) fn payer(&self) -> Payer {
         // SAFETY: By the type invariant; it never changes.
         payer_of(unsafe { (*self.pcap.as_ptr()).flags })
-    }
-
-    /// Takes the next number of the connection's packets, and notes the time of activity.
-    #[inline]
-    pub(crate) fn next_order(&mut self, time: u64) -> u64 {
-        let p = self.pcap.as_ptr();
-        // SAFETY: By the type invariant only the caller writes these.
-        unsafe {
-            let order = (*p).order;
-            (*p).order = order.wrapping_add(1);
-            addr_of_mut!((*p).stamp).write_volatile(time);
-            order
-        }
     }
 
     /// Starts over: numbers and counters are those of a new history.
@@ -154,14 +138,52 @@ impl<'a> Owner<'a> {
 }
 
 impl Ring<'_> {
+    #[inline]
+    fn raw(&self) -> *mut bindings::tcp_pcap_ring {
+        let p = self.pcap.as_ptr();
+        // SAFETY: By the type invariant.
+        unsafe {
+            match self.dir {
+                Dir::In => addr_of_mut!((*p).in_),
+                Dir::Out => addr_of_mut!((*p).out),
+            }
+        }
+    }
+
+    /// Which one it is.
+    #[inline]
+    pub(crate) fn dir(&self) -> Dir {
+        self.dir
+    }
+
+    /// Whose share it is charged to.
+    #[inline]
+    pub(crate) fn payer(&self) -> Payer {
+        // SAFETY: By the type invariant; it never changes.
+        payer_of(unsafe { (*self.pcap.as_ptr()).flags })
+    }
+
+    /// Takes the next number of the connection's packets, and notes the time of activity.
+    #[inline]
+    pub(crate) fn next_order(&self, time: u64) -> u64 {
+        let p = self.pcap.as_ptr();
+        // SAFETY: By the type invariant; the owner alone writes these.
+        unsafe {
+            let order = (*p).order;
+            (*p).order = order.wrapping_add(1);
+            addr_of_mut!((*p).stamp).write_volatile(time);
+            order
+        }
+    }
+
     fn counter(&self, c: Counter) -> *mut u64 {
         // SAFETY: The ring is valid as long as its `Owner`.
-        unsafe { counter_of(self.ring.as_ptr(), c) }
+        unsafe { counter_of(self.raw(), c) }
     }
 
     /// Adds to a counter, other than those that are written under the shard's lock.
     #[inline]
-    pub(crate) fn add(&mut self, c: Counter, n: u64) {
+    pub(crate) fn add(&self, c: Counter, n: u64) {
         let p = self.counter(c);
         // SAFETY: The ring is valid, and its owner alone writes its counters.
         unsafe { p.write_volatile(p.read().wrapping_add(n)) }
@@ -177,15 +199,15 @@ impl Ring<'_> {
     /// Serial number of the next packet.
     pub(crate) fn next(&self) -> u64 {
         // SAFETY: The ring is valid.
-        unsafe { (*self.ring.as_ptr()).next }
+        unsafe { (*self.raw()).next }
     }
 
     /// Goes on to the next serial number: from now on a reader accepts the record of the last one.
     #[inline]
-    pub(crate) fn advance(&mut self) {
+    pub(crate) fn advance(&self) {
         // SAFETY: The ring is valid, and its owner alone writes it.
         unsafe {
-            let next = addr_of_mut!((*self.ring.as_ptr()).next);
+            let next = addr_of_mut!((*self.raw()).next);
             next.write_volatile((*next).wrapping_add(1));
         }
     }
@@ -204,14 +226,14 @@ impl Ring<'_> {
             unsafe { self.counter(c).write_volatile(0) };
         }
         // SAFETY: As above.
-        unsafe { addr_of_mut!((*self.ring.as_ptr()).next).write_volatile(0) };
+        unsafe { addr_of_mut!((*self.raw()).next).write_volatile(0) };
     }
 
     /// Works on the slots, and stores a chunk that it allocated.
     ///
     /// Private, because `f` must not move the slots away.
     fn with_slots<R>(&mut self, f: impl FnOnce(&mut Slots) -> R) -> R {
-        let r = self.ring.as_ptr();
+        let r = self.raw();
         // INVARIANT: The ring's fields came from a `Slots`, here or in `swap_slots`.
         // SAFETY: The ring is valid, and its owner alone exchanges its chunks.
         let mut slots = ManuallyDrop::new(unsafe {
@@ -219,7 +241,7 @@ impl Ring<'_> {
                 chunks: (*r).chunks.cast(),
                 size: (*r).size,
                 used: (*r).size,
-                payer: self.payer,
+                payer: self.payer(),
             }
         });
         let ret = f(&mut slots);
@@ -233,35 +255,61 @@ impl Ring<'_> {
     /// Stores the array of chunks, so that others see it with its content.
     fn publish_chunks(&mut self, chunks: *mut *mut Slot) {
         // SAFETY: The ring is valid, and its owner alone writes it; others read the word at once.
-        let cell = unsafe { Atomic::from_ptr(addr_of_mut!((*self.ring.as_ptr()).chunks)) };
+        let cell = unsafe { Atomic::from_ptr(addr_of_mut!((*self.raw()).chunks)) };
         cell.store(chunks.cast(), Release);
     }
 
     /// Number of slots.
     pub(crate) fn size(&self) -> u32 {
         // SAFETY: The ring is valid, and its owner alone writes it.
-        unsafe { (*self.ring.as_ptr()).size }
+        unsafe { (*self.raw()).size }
     }
 
     /// Whether there are slots that may have packets in them.
     pub(crate) fn is_populated(&self) -> bool {
         // SAFETY: The ring is valid, and its owner alone writes it.
-        !unsafe { (*self.ring.as_ptr()).chunks }.is_null()
+        !unsafe { (*self.raw()).chunks }.is_null()
     }
 
     /// As [`Slots::may_hold`].
     fn may_hold(&self) -> u32 {
         // SAFETY: The ring is valid, and its owner alone writes it.
-        ManuallyDrop::new(unsafe { slots_of(self.ring.as_ptr(), self.payer) }).may_hold()
+        ManuallyDrop::new(unsafe { slots_of(self.raw(), self.payer()) }).may_hold()
     }
 
     /// The slot of `serial`, if it exists by now.
     #[inline]
     pub(crate) fn slot<'s>(&'s self, serial: u64, _rcu: &'s rcu::Guard) -> Option<Found<'s>> {
-        let r = self.ring.as_ptr();
+        let r = self.raw();
         // SAFETY: The ring is valid, and its owner, who alone exchanges its chunks, has lent it for
         // `'s`; we are in an RCU read side section.
         unsafe { Found::new((*r).chunks.cast(), (*r).size, serial) }
+    }
+
+    /// Allocates the chunk of `serial`'s slot, if a record fits beside it. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `ENOBUFS` at the limit of memory.
+    #[inline]
+    pub(crate) fn provide(&mut self, serial: u64) -> Result {
+        #[cold]
+        #[inline(never)]
+        fn provide(mut ring: Ring<'_>, serial: u64) -> Result {
+            // Else what is left would go for slots that stay empty.
+            let record = Charge::new(Resource::Mem, ring.payer(), RECORD_MAX).ok_or(ENOBUFS)?;
+            let provided = ring.with_slots(|slots| slots.provide(serial, gfp_packet()));
+            drop(record);
+            provided
+        }
+        // Not by reference, so that it need not be in memory.
+        // INVARIANT: As that of `self`, which is borrowed meanwhile.
+        let ring = Ring {
+            pcap: self.pcap,
+            dir: self.dir,
+            _owner: PhantomData,
+        };
+        provide(ring, serial)
     }
 
     /// Adds to the number of records that keep pages in memory: before such a record is put into
@@ -270,8 +318,7 @@ impl Ring<'_> {
     pub(crate) fn add_payloads(&self, n: i64) {
         if n != 0 {
             // SAFETY: The ring is valid, and the counter accessed atomically.
-            let cell =
-                unsafe { Atomic::from_ptr(addr_of_mut!((*self.ring.as_ptr()).payloads.counter)) };
+            let cell = unsafe { Atomic::from_ptr(addr_of_mut!((*self.raw()).payloads.counter)) };
             cell.add(n, Relaxed);
         }
     }
@@ -293,7 +340,7 @@ impl Ring<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Slots::put`]; the record is freed then.
+    /// As [`Slots::put`].
     pub(crate) fn put(
         &mut self,
         serial: u64,
@@ -310,12 +357,13 @@ impl Ring<'_> {
     /// only.
     pub(crate) fn swap_slots(&mut self, new: Slots) -> Slots {
         let new = ManuallyDrop::new(new);
-        let r = self.ring.as_ptr();
-        let _locked = shard::lock(self.shard);
+        let r = self.raw();
+        // SAFETY: By the type invariant; it never changes.
+        let _locked = shard::lock(unsafe { (*self.pcap.as_ptr()).shard });
         // SAFETY: The ring is valid, and its owner alone writes it.
         // INVARIANT: Chunks and size go together.
         unsafe {
-            let old = slots_of(r, self.payer);
+            let old = slots_of(r, self.payer());
             self.publish_chunks(new.chunks);
             addr_of_mut!((*r).size).write_volatile(new.size);
             addr_of_mut!((*r).nr_chunks).write_volatile(nr_chunks(new.size) as u32);

@@ -82,19 +82,13 @@ unsafe impl FromBytes for RecBytes {}
 
 /// A record's description, at the start of its head; heads are aligned as slab memory is.
 #[inline]
-pub(crate) fn rec(head: &[u8]) -> Option<&Rec> {
+pub(super) fn rec(head: &[u8]) -> Option<&Rec> {
     Some(&RecBytes::from_bytes(head.get(..REC_LEN)?)?.0)
-}
-
-/// The same, to be written.
-#[inline]
-pub(crate) fn rec_mut(head: &mut [u8]) -> Option<&mut Rec> {
-    Some(&mut RecBytes::from_bytes_mut(head.get_mut(..REC_LEN)?)?.0)
 }
 
 /// A record's description, and the room for the packet behind it, both to be written.
 #[inline]
-pub(crate) fn split_mut(head: &mut [u8]) -> Option<(&mut Rec, &mut [u8])> {
+pub(super) fn split_mut(head: &mut [u8]) -> Option<(&mut Rec, &mut [u8])> {
     let (rec, room) = head.split_at_mut_checked(REC_LEN)?;
     Some((&mut RecBytes::from_bytes_mut(rec)?.0, room))
 }

@@ -16,36 +16,29 @@ use kernel::{
     net::sock::TcpSock, //
 };
 
-/// Counters of a namespace, `TcpExtTCPPcap*`: `enum tcp_pcap_mib`.
+/// A counter of a namespace, `TcpExtTCPPcap*`: one of `enum tcp_pcap_mib`.
 #[derive(Clone, Copy)]
-pub(crate) enum Mib {
-    /// Packets recorded.
-    Captured,
-    /// Packets not recorded for want of memory.
-    Lost,
-    /// Sockets without a history for want of memory.
-    NoHistory,
-    /// Packets given back by reclaim.
-    ReclaimedPackets,
-    /// Pages given back by reclaim.
-    ReclaimedPages,
-    /// Packets recorded with headers only.
-    HeaderOnly(Why),
-}
+pub(crate) struct Mib(bindings::tcp_pcap_mib);
 
 impl Mib {
-    fn index(self) -> bindings::tcp_pcap_mib {
-        match self {
-            Self::Captured => bindings::tcp_pcap_mib_TCP_PCAP_MIB_CAPTURED,
-            Self::Lost => bindings::tcp_pcap_mib_TCP_PCAP_MIB_LOST,
-            Self::NoHistory => bindings::tcp_pcap_mib_TCP_PCAP_MIB_NO_HISTORY,
-            Self::ReclaimedPackets => bindings::tcp_pcap_mib_TCP_PCAP_MIB_RECLAIMED_PACKETS,
-            Self::ReclaimedPages => bindings::tcp_pcap_mib_TCP_PCAP_MIB_RECLAIMED_PAGES,
-            // Below TCP_PCAP_MIB_MAX, as each reason is below TCP_PCAP_WHY_MAX.
-            Self::HeaderOnly(why) => {
-                bindings::tcp_pcap_mib_TCP_PCAP_MIB_WHY.wrapping_add(why as u32)
-            }
-        }
+    /// Packets recorded.
+    pub(crate) const CAPTURED: Self = Self(bindings::tcp_pcap_mib_TCP_PCAP_MIB_CAPTURED);
+    /// Packets not recorded for want of memory.
+    pub(crate) const LOST: Self = Self(bindings::tcp_pcap_mib_TCP_PCAP_MIB_LOST);
+    /// Sockets without a history for want of memory.
+    pub(crate) const NO_HISTORY: Self = Self(bindings::tcp_pcap_mib_TCP_PCAP_MIB_NO_HISTORY);
+    /// Packets given back by reclaim.
+    pub(crate) const RECLAIMED_PACKETS: Self =
+        Self(bindings::tcp_pcap_mib_TCP_PCAP_MIB_RECLAIMED_PACKETS);
+    /// Pages given back by reclaim.
+    pub(crate) const RECLAIMED_PAGES: Self =
+        Self(bindings::tcp_pcap_mib_TCP_PCAP_MIB_RECLAIMED_PAGES);
+
+    /// Packets recorded with headers only, for this reason.
+    #[inline]
+    pub(crate) fn header_only(why: Why) -> Self {
+        // Below TCP_PCAP_MIB_MAX, as each reason is below TCP_PCAP_WHY_MAX.
+        Self(bindings::tcp_pcap_mib_TCP_PCAP_MIB_WHY.wrapping_add(why as u32))
     }
 }
 
@@ -132,6 +125,6 @@ impl<'a> Netns<'a> {
     /// Adds to a counter.
     pub(crate) fn count(&self, mib: Mib, n: u64) {
         // SAFETY: By the type invariant.
-        unsafe { bindings::tcp_pcap_count(self.net, mib.index(), n as usize) }
+        unsafe { bindings::tcp_pcap_count(self.net, mib.0, n as usize) }
     }
 }

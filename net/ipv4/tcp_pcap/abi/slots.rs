@@ -13,6 +13,7 @@
 
 use super::{
     account::{Payer, Resource},
+    charged::Charged,
     layout::CHUNK_SLOTS,
     stack::cond_resched, //
 };
@@ -24,7 +25,6 @@ use core::ptr::{self, NonNull};
 use kernel::{
     alloc::{allocator::Kmalloc, flags::*, Allocator, Flags, NumaNode},
     bindings,
-    net::skbuff::PrivateSkBuff,
     prelude::*,
     sync::{
         atomic::{Acquire, Atomic, Full, Relaxed, Release},
@@ -40,7 +40,7 @@ pub(super) type Slot = Atomic<*mut bindings::sk_buff>;
 ///
 /// - `chunks` is null, or points at `nr_chunks(size)` pointers, charged; each of these is null, or
 ///   points at `chunk_slots(size, i)` slots, charged.
-/// - A slot holds null, or the skb of a record that was forgotten (`PrivateSkBuff::into_raw`).
+/// - A slot holds null, or the skb of a record that was forgotten (`Charged::into_raw`).
 /// - Those from `used` on hold null; only of slots that were taken from their ring may it be less
 ///   than `size`.
 pub(crate) struct Slots {
@@ -154,6 +154,17 @@ impl Slots {
         Ok(c)
     }
 
+    /// Allocates the chunk of the slot of a serial number.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `ENOBUFS` at the limit of memory; `EINVAL` if there are no slots.
+    pub(super) fn provide(&mut self, serial: u64, flags: Flags) -> Result {
+        let s = serial.checked_rem(u64::from(self.size)).ok_or(EINVAL)?;
+        self.chunk(s as usize / CHUNK_SLOTS, flags)?;
+        Ok(())
+    }
+
     /// The slot of a serial number, if its chunk is there.
     fn get(&self, serial: u64) -> Option<&Slot> {
         // SAFETY: By the type invariant. Chunks live as long as `self`, or, if reclaim takes them
@@ -182,7 +193,7 @@ impl Slots {
     ///
     /// # Errors
     ///
-    /// If there is no memory for the chunk, or reclaim took it away; the record is freed then.
+    /// If there is no memory for the chunk, or reclaim took it away.
     pub(crate) fn put(
         &mut self,
         serial: u64,
@@ -190,11 +201,15 @@ impl Slots {
         flags: Flags,
         _rcu: &rcu::Guard,
     ) -> Result<Option<Record>, Gone> {
-        let s = serial.checked_rem(u64::from(self.size)).ok_or(Gone(None))?;
-        self.chunk(s as usize / CHUNK_SLOTS, flags)
-            .map_err(|_| Gone(None))?;
+        let provided = self.provide(serial, flags);
         // SAFETY: By the type invariant, and because we are in an RCU read side section.
-        let slot = unsafe { Found::new(self.chunks, self.size, serial) }.ok_or(Gone(None))?;
+        let slot = unsafe { Found::new(self.chunks, self.size, serial) };
+        let (Ok(()), Some(slot)) = (provided, slot) else {
+            return Err(Gone {
+                back: None,
+                lost: record,
+            });
+        };
         match slot.put(record) {
             Ok(()) => Ok(None),
             Err(met) => met,
@@ -210,12 +225,12 @@ impl Slots {
         let Some(slot) = self.get(serial) else {
             return Err(record);
         };
-        let skb = record.into_skb().into_raw();
+        let skb = record.into_charged().into_raw();
         // INVARIANT: A pointer from `into_raw`, of a record.
         match slot.cmpxchg(ptr::null_mut(), skb.as_ptr(), Full) {
             Ok(_) => Ok(()),
             // SAFETY: It was not stored, so it is still ours.
-            Err(_) => Err(Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) })),
+            Err(_) => Err(Record::from_charged(unsafe { Charged::from_raw(skb) })),
         }
     }
 
@@ -250,18 +265,22 @@ impl Slots {
 /// What a record met with in its slot: another one that reclaim had put back, maybe.
 pub(crate) type Met = Result<Option<Record>, Gone>;
 
-/// There is no slot for a record; with what the slot held before, if it was there at all.
-pub(crate) struct Gone(pub(crate) Option<Record>);
+/// There is no slot for a record.
+pub(crate) struct Gone {
+    /// What the slot held before, if it was there at all.
+    pub(crate) back: Option<Record>,
+    /// The record.
+    pub(crate) lost: Record,
+}
 
 /// A slot that exists, in the hands of the owner of its ring.
 ///
 /// # Invariants
 ///
-/// `slot` lies in the chunk at `chunk`, which `cell` pointed at, and which lives during `'a`.
+/// `slot` lies in the chunk that `cell` pointed at, and which lives during `'a`.
 #[derive(Clone, Copy)]
 pub(crate) struct Found<'a> {
     cell: &'a Atomic<*mut Slot>,
-    chunk: *mut Slot,
     slot: &'a Slot,
 }
 
@@ -285,7 +304,6 @@ impl<'a> Found<'a> {
         // INVARIANT: As just found.
         Some(Self {
             cell,
-            chunk: chunk.as_ptr(),
             // SAFETY: `s < size`, so the chunk has this slot.
             slot: unsafe { chunk.add(s % CHUNK_SLOTS).as_ref() },
         })
@@ -305,21 +323,28 @@ impl<'a> Found<'a> {
     #[inline(always)]
     pub(crate) fn put(self, record: Record) -> Result<(), Met> {
         // INVARIANT: A pointer from `into_raw`, of a record.
-        let old = self.slot.xchg(record.into_skb().into_raw().as_ptr(), Full);
-        // Reclaim takes the chunk away first, and then what is in it: either we see that here, or
-        // it sees the record.
-        if old.is_null() && self.cell.load(Relaxed) == self.chunk {
+        let old = self
+            .slot
+            .xchg(record.into_charged().into_raw().as_ptr(), Full);
+        if old.is_null() && self.has_chunk() {
             return Ok(());
         }
         // A copy, so that the original need not be in memory.
         // INVARIANT: As that of `self`.
         let found = Self {
             cell: self.cell,
-            chunk: self.chunk,
             slot: self.slot,
         };
         // SAFETY: Null, or a record's skb, which was just taken out and is passed once.
         Err(unsafe { found.met(old) })
+    }
+
+    /// Whether the chunk is still there, after a record was put in. Reclaim takes the chunk away
+    /// first, and then what is in it: either we see that here, or it sees the record. Another chunk
+    /// would be the owner's, who is here.
+    #[inline]
+    fn has_chunk(&self) -> bool {
+        !self.cell.load(Relaxed).is_null()
     }
 
     /// Reclaim was here. The record is in, or reclaim has it already, and with it what the slot
@@ -327,7 +352,7 @@ impl<'a> Found<'a> {
     ///
     /// # Errors
     ///
-    /// If the chunk was taken away before the record was put in, which is freed then.
+    /// If the chunk was taken away before the record was put in.
     ///
     /// # Safety
     ///
@@ -337,9 +362,11 @@ impl<'a> Found<'a> {
     unsafe fn met(&self, old: *mut bindings::sk_buff) -> Met {
         // SAFETY: By the safety requirements.
         let old =
-            NonNull::new(old).map(|skb| Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }));
-        if self.cell.load(Relaxed) != self.chunk && self.take().is_some() {
-            return Err(Gone(old));
+            NonNull::new(old).map(|skb| Record::from_charged(unsafe { Charged::from_raw(skb) }));
+        if !self.has_chunk() {
+            if let Some(lost) = self.take() {
+                return Err(Gone { back: old, lost });
+            }
         }
         Ok(old)
     }
@@ -354,7 +381,7 @@ fn take_from(slot: &Slot) -> Option<Record> {
     }
     let skb = NonNull::new(slot.xchg(ptr::null_mut(), Full))?;
     // SAFETY: A slot holds a record's skb; whoever takes it out owns it.
-    Some(Record::from_skb(unsafe { PrivateSkBuff::from_raw(skb) }))
+    Some(Record::from_charged(unsafe { Charged::from_raw(skb) }))
 }
 
 /// A chunk that reclaim took away from a ring. The owner of the ring may still use it, within an

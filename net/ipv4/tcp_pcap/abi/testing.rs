@@ -190,6 +190,12 @@ impl StackPacket {
         }
     }
 
+    /// Length of its TCP header in words, whatever there is of it.
+    pub(crate) fn set_doff(&self, words: u8) {
+        // SAFETY: By the type invariant; there are 20 bytes from `data` on in the linear part.
+        unsafe { (*self.0).data.add(12).write(words << 4) }
+    }
+
     /// Size and number of its segments, as a driver gives them.
     pub(crate) fn set_gso(&self, size: u16, segs: u16) {
         // SAFETY: By the type invariant.
