@@ -46,6 +46,7 @@ struct sock;
  * @TCP_PCAP_CHUNK_SLOTS: slots in one chunk; slot s is chunks[s / 512][s % 512]
  * @TCP_PCAP_SPARES: most records that a CPU keeps for one payer's next
  *   connections
+ * @TCP_PCAP_SPARE_HISTORIES: most histories that it keeps so
  * @TCP_PCAP_PACKETS_HARD_MAX: largest size of a ring, in packets
  * @TCP_PCAP_SHARDS: number of shards
  * @TCP_PCAP_SCANNED_ALL: see &tcp_pcap.scanned
@@ -55,6 +56,7 @@ enum tcp_pcap_const {
 	TCP_PCAP_VERSION		= 1,
 	TCP_PCAP_CHUNK_SLOTS		= 512,
 	TCP_PCAP_SPARES			= 32,
+	TCP_PCAP_SPARE_HISTORIES	= 8,
 	TCP_PCAP_PACKETS_HARD_MAX	= 65535,
 	TCP_PCAP_SHARDS			= (NR_CPUS < 256 ? NR_CPUS : 256),
 	TCP_PCAP_SCANNED_ALL		= 0x7fffffff,
@@ -358,21 +360,29 @@ enum tcp_pcap_resource {
 };
 
 /**
- * struct tcp_pcap_spares - records of closed connections that a CPU keeps for
- * the next ones of one payer: charged, but not in use
- * @bytes: what they are charged with
- * @nr: a hint to where the last one is
- * @skbs: empty records, or NULL
+ * struct tcp_pcap_spares - what a CPU keeps of closed connections for the next
+ * ones of one payer: charged, but not in use
+ * @bytes: what it is charged with
+ * @busy: 1 while somebody has the rest in hand; nobody waits for it
+ * @nr: number of records
+ * @nr_histories: number of histories
+ * @skbs: records without pages; what else is in them is of no meaning
+ * @histories: histories of no socket, with slots and without records
+ * @history_bytes: what each history is charged with, slots included
  */
 struct tcp_pcap_spares {
 	atomic_long_t	bytes;
-	atomic_t	nr;
+	atomic_t	busy;
+	u32		nr;
+	u32		nr_histories;
 	struct sk_buff	*skbs[TCP_PCAP_SPARES];
+	struct tcp_pcap	*histories[TCP_PCAP_SPARE_HISTORIES];
+	u32		history_bytes[TCP_PCAP_SPARE_HISTORIES];
 };
 
 /**
  * struct tcp_pcap_stock - what a CPU reserved in the accounts and has not
- * charged, what it counted, and records that it keeps
+ * charged, what it counted, and what it keeps of closed connections
  * @left: reserved by this CPU for the host and not charged, by enum
  *   tcp_pcap_resource
  * @left_containers: the same for containers
@@ -384,7 +394,7 @@ struct tcp_pcap_spares {
  * @reclaimed_packets: records given back by reclaim
  * @reclaimed_payloads: records of which the payload was given back
  * @reclaimed_pages: pages given back with both
- * @spares: records kept for later, by enum tcp_pcap_payer
+ * @spares: what is kept for later, by enum tcp_pcap_payer
  */
 struct tcp_pcap_stock {
 	atomic_long_t	left[TCP_PCAP_RESOURCES];
@@ -407,17 +417,15 @@ struct tcp_pcap_stock {
 
 /**
  * enum tcp_pcap_mib - counters of a network namespace, TcpExtTCPPcap*
- * @TCP_PCAP_MIB_CAPTURED: packets recorded
  * @TCP_PCAP_MIB_LOST: packets not recorded for want of memory
  * @TCP_PCAP_MIB_NO_HISTORY: sockets without a history for want of memory
  * @TCP_PCAP_MIB_RECLAIMED_PACKETS: packets given back by reclaim
  * @TCP_PCAP_MIB_RECLAIMED_PAGES: pages given back by reclaim
- * @TCP_PCAP_MIB_WHY: packets recorded with headers only; @TCP_PCAP_MIB_WHY + w
- *   counts those for reason w of enum tcp_pcap_why
+ * @TCP_PCAP_MIB_WHY: packets recorded; @TCP_PCAP_MIB_WHY + w counts those that
+ *   have w of enum tcp_pcap_why
  * @TCP_PCAP_MIB_MAX: number of counters
  */
 enum tcp_pcap_mib {
-	TCP_PCAP_MIB_CAPTURED,
 	TCP_PCAP_MIB_LOST,
 	TCP_PCAP_MIB_NO_HISTORY,
 	TCP_PCAP_MIB_RECLAIMED_PACKETS,
@@ -476,7 +484,9 @@ unsigned int tcp_pcap_next_stocked(enum tcp_pcap_resource res,
 				   enum tcp_pcap_payer payer,
 				   unsigned int cpu);
 
-/* All of it is atomic, so that it does not matter when the caller migrates. */
+/* All of it is atomic, or taken in hand without waiting, so that it does not
+ * matter when the caller migrates.
+ */
 static inline struct tcp_pcap_stock *tcp_pcap_this_stock(void)
 {
 	return raw_cpu_ptr(&tcp_pcap_stocks);

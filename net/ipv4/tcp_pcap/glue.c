@@ -190,7 +190,7 @@ void tcp_pcap_set_max(enum tcp_pcap_resource res, unsigned long max)
 	smp_mb();
 }
 
-/* What a CPU keeps for the next connections. */
+/* What a CPU keeps of closed connections. */
 static long spare_bytes(const struct tcp_pcap_stock *stock,
 			enum tcp_pcap_payer payer)
 {
@@ -308,7 +308,7 @@ static void __init tcp_pcap_emit_types(void)
 	BTF_TYPE_EMIT_ENUM(TCP_PCAP_CAPTURE_CONTAINER);
 	BTF_TYPE_EMIT_ENUM(TCP_PCAP_FRAGS);
 	BTF_TYPE_EMIT_ENUM(TCP_PCAP_HOST);
-	BTF_TYPE_EMIT_ENUM(TCP_PCAP_MIB_CAPTURED);
+	BTF_TYPE_EMIT_ENUM(TCP_PCAP_MIB_WHY);
 	BTF_TYPE_EMIT(enum tcp_pcap_const);
 	BTF_TYPE_EMIT(enum tcp_pcap_kind);
 	BTF_TYPE_EMIT(enum tcp_pcap_dir);

@@ -147,11 +147,12 @@ pub(crate) fn plain_ipv4(out: &Ipv4Output<'_>, len: usize, to: &mut [u8; IPV4_LE
 #[cfg(CONFIG_IPV6)]
 #[inline(always)]
 pub(crate) fn plain_ipv6(out: &Ipv6Output<'_>, len: usize, to: &mut [u8; IPV6_LEN]) {
-    let [w0, w1, w2, w3] = ipv6_word(out).to_be_bytes();
-    let [hi, lo] = len16(len);
-    let first = [w0, w1, w2, w3, hi, lo, IPPROTO_TCP, out.hop_limit];
+    let first = u64::from(ipv6_word(out)) << 32
+        | u64::from(u16::from_be_bytes(len16(len))) << 16
+        | u64::from(IPPROTO_TCP) << 8
+        | u64::from(out.hop_limit);
     let (words, addrs) = to.split_at_mut(8);
-    words.copy_from_slice(&first);
+    words.copy_from_slice(&first.to_be_bytes());
     let (saddr, daddr) = addrs.split_at_mut(16);
     saddr.copy_from_slice(out.saddr);
     daddr.copy_from_slice(out.daddr);
@@ -275,15 +276,19 @@ pub(crate) fn version(header: &[u8]) -> Option<u8> {
 /// `len` bytes behind it; `None` if it is another one.
 #[inline]
 pub(crate) fn plain_version(header: &[u8], len: usize) -> Option<u8> {
-    let is = |version, field: usize, total| {
-        let covers = header.get(field..)?.first_chunk() == Some(&len16(total));
-        (*header.first()? >> 4 == version && covers).then_some(version)
-    };
-    match header.len() {
-        IPV4_LEN => is(4, 2, len.saturating_add(IPV4_LEN)),
-        IPV6_LEN => is(6, 4, len),
-        _ => None,
+    let length = |len| u16::from_be_bytes(len16(len));
+    // Both fields at once.
+    if header.len() == IPV4_LEN {
+        let first = u32::from_be_bytes(*header.first_chunk()?);
+        let length = length(len.saturating_add(IPV4_LEN));
+        return (first & 0xf000_ffff == 4 << 28 | u32::from(length)).then_some(4);
     }
+    if header.len() == IPV6_LEN {
+        let first = u64::from_be_bytes(*header.first_chunk()?);
+        let is = first & 0xf000_0000_ffff_0000 == 6 << 60 | u64::from(length(len)) << 16;
+        return is.then_some(6);
+    }
+    None
 }
 
 /// Whether the length in `header`, of that [`version`], covers a packet of `total` bytes.

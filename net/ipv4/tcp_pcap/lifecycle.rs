@@ -11,12 +11,12 @@
 //! | `listen()`          | packets freed, sizes kept                                  |
 //! | disconnect          | packets freed, numbers start over, sizes kept              |
 //! | limit lowered       | if need be: packets freed, then slots, then all            |
-//! | socket destroyed    | all freed                                                  |
+//! | socket destroyed    | all freed; a little is kept for the next sockets           |
 
 use crate::{
     abi::{
         account::Payer,
-        history::{detach, free_slots, Capture, Owner, Present},
+        history::{self, detach, free_slots, Capture, Owner, Present},
         layout::Dir,
         netns::{Mib, Netns},
         slots::Slots,
@@ -40,28 +40,25 @@ pub(crate) fn prepare(
     if size_in == 0 && size_out == 0 {
         return None;
     }
-    let capture = Capture::new(netns.payer(), flags).ok();
+    let capture = Capture::new(netns.payer(), (size_in, size_out), flags).ok();
     if capture.is_none() {
         netns.count(Mib::NO_HISTORY, 1);
     }
     capture
 }
 
-/// Gives a socket without history one of these sizes: a new socket, or a child that has the sizes
-/// of its listener, and is not established yet. Context: any but hard interrupts.
-pub(crate) fn begin(sk: &TcpSock, capture: Capture, size_in: u32, size_out: u32) {
-    if let Ok(mut owner) = capture.attach(sk) {
-        owner.set_size(Dir::In, size_in);
-        owner.set_size(Dir::Out, size_out);
-        provide_slots(sk, &mut owner);
-    }
+/// Gives a socket without history this one: a new socket, or a child that has the sizes of its
+/// listener, and is not established yet. Context: any but hard interrupts.
+pub(crate) fn begin(sk: &TcpSock, capture: Capture) {
+    // Another would have come by a call of ours, and nobody knows the socket yet.
+    let _ = capture.attach(sk);
 }
 
 /// As [`begin`], for tests.
 #[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
 pub(crate) fn begin_for_test(sk: &TcpSock, size_in: u32, size_out: u32) -> Result {
     let capture = prepare(&Netns::of(sk), size_in, size_out, GFP_KERNEL).ok_or(ENOMEM)?;
-    begin(sk, capture, size_in, size_out);
+    begin(sk, capture);
     Ok(())
 }
 
@@ -108,7 +105,7 @@ impl Prepared {
         };
         match present {
             Present::Nothing if n != 0 => {
-                prepared.capture = Some(Capture::new(payer, GFP_KERNEL)?);
+                prepared.capture = Some(Capture::new(payer, (0, 0), GFP_KERNEL)?);
             }
             // Records will move in under the socket's lock, where nothing may sleep.
             Present::Slots(size) => {
@@ -151,7 +148,8 @@ pub(crate) fn set_size(
         (None, None) if n == 0 => return Ok(Outcome::Done(prepared)),
         (None, None) => return Ok(Outcome::Again(prepared)),
     };
-    if owner.ring(dir).is_populated() && !prepared.may_move {
+    let ring = owner.ring(dir);
+    if ring.is_populated() && ring.next() != 0 && !prepared.may_move {
         return Ok(Outcome::Again(prepared));
     }
     owner.set_size(dir, n);
@@ -189,5 +187,5 @@ pub(crate) fn give_back(sk: &TcpSock, owner: Owner<'_>) {
 
 /// The socket ends.
 pub(crate) fn destroy(sk: &TcpSock, owner: Owner<'_>) {
-    detach(sk, owner);
+    history::retire(sk, owner);
 }

@@ -12,15 +12,20 @@
 //! that may have something in stock are marked, so that a refusal looks at the marks only while
 //! nothing is released. What another CPU gives back at this very moment may be missed.
 //!
-//! Each CPU also keeps some records of closed connections for the next ones. These stay charged,
-//! but are not in use: they are given back before the stocks are.
+//! Each CPU also keeps some records of closed connections for the next ones, and some histories
+//! with their slots. These stay charged, but are not in use: they are given back before the stocks
+//! are.
 //!
 //! What a container charges is reserved in the containers' account and in that of the host.
 
-use crate::abi::account::{Account, Payer, Resource, Stock};
+use crate::abi::{
+    account::{Account, Payer, Resource, Stock},
+    charged::Charged,
+    history::Capture,
+    spares::Open,
+};
 use core::mem;
 use kernel::{
-    net::skbuff::PrivateSkBuff,
     prelude::*,
     sync::atomic::{Atomic, Full, Relaxed},
 };
@@ -215,36 +220,94 @@ fn give_back(resource: Resource, payer: Payer, n: i64) {
     }
 }
 
-/// Whether records should be kept for later ones of the same payer: all of them together are not
-/// much of what may be used, and nobody is short of memory.
-pub(crate) fn wants_spares(payer: Payer) -> bool {
+/// What this CPU keeps of closed connections for the next ones of the same payer, to be filled.
+pub(crate) struct Spares<'a> {
+    open: Open<'a>,
+    stock: &'a Stock,
+    payer: Payer,
+    /// Bytes up to which it is filled.
+    most: i64,
+    was_empty: bool,
+    records: i64,
+}
+
+/// What this CPU keeps, if more should be kept: all that is charged is not much of what may be
+/// used, so nobody is short of memory, and nobody else has it in hand.
+pub(crate) fn spares(payer: Payer) -> Option<Spares<'static>> {
     let has_room = |payer| {
         let account = Account::of(Resource::Mem, payer);
         let max = account.max();
         account.reserved().load(Relaxed) <= max.saturating_sub(max / 8)
     };
-    has_room(Payer::Host) && has_room(payer)
-}
-
-/// Whether this CPU has room for another one.
-pub(crate) fn has_spare_room(payer: Payer) -> bool {
-    let spares = Stock::here().spares(payer);
-    spares.has_room() && spares.bytes().load(Relaxed) < Account::of(Resource::Mem, payer).batch()
-}
-
-/// Keeps the skb of a record, with what that was charged.
-///
-/// # Errors
-///
-/// The skb, if there is no room for it.
-pub(crate) fn keep_spare(payer: Payer, skb: PrivateSkBuff) -> Result<(), PrivateSkBuff> {
-    let stock = Stock::here();
-    let (was_empty, kept) = stock.spares(payer).put(skb);
-    // Also where it had no room: others that came meanwhile did not find it empty.
-    if was_empty {
-        stock.mark(Resource::Mem, payer);
+    if !has_room(Payer::Host) || payer != Payer::Host && !has_room(payer) {
+        return None;
     }
-    kept
+    let stock = Stock::here();
+    let open = stock.spares(payer).try_open()?;
+    Some(Spares {
+        was_empty: open.bytes() == 0,
+        open,
+        stock,
+        payer,
+        most: Account::of(Resource::Mem, payer).batch(),
+        records: 0,
+    })
+}
+
+impl Spares<'_> {
+    /// Keeps the skb of a record that holds no pages, and is in use no more.
+    ///
+    /// # Errors
+    ///
+    /// The skb, if there is no room for it; it is still in use.
+    #[inline]
+    pub(crate) fn keep(&mut self, skb: Charged) -> Result<(), Charged> {
+        if self.open.bytes() >= self.most {
+            return Err(skb);
+        }
+        self.open.push(skb)?;
+        self.records = self.records.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Keeps a history without records, charged with `mem` bytes, or frees it. One of other sizes
+    /// makes room for it: they seem to be in use no more.
+    pub(crate) fn keep_history(&mut self, history: Capture, mem: usize) {
+        let suits = |kept: &Capture| kept.ring_sizes() != history.ring_sizes();
+        drop(self.open.pop_history_if(suits));
+        if self.open.bytes().saturating_add(mem as i64) <= self.most {
+            drop(self.open.push_history(history, mem));
+        }
+    }
+}
+
+impl Drop for Spares<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.stock
+            .packets()
+            .add(self.records.wrapping_neg(), Relaxed);
+        // Before others may have it: what they find in it is not empty.
+        if self.was_empty && self.open.bytes() != 0 {
+            self.stock.mark(Resource::Mem, self.payer);
+        }
+    }
+}
+
+/// The skb of a record that was kept, and is in use from now on.
+#[inline]
+pub(crate) fn take_record(payer: Payer) -> Option<Charged> {
+    let stock = Stock::here();
+    let skb = stock.spares(payer).try_open()?.pop()?;
+    stock.packets().add(1i64, Relaxed);
+    Some(skb)
+}
+
+/// A history that was kept, if the last one suits.
+#[inline]
+pub(crate) fn take_history(payer: Payer, suits: impl FnOnce(&Capture) -> bool) -> Option<Capture> {
+    let mut open = Stock::here().spares(payer).try_open()?;
+    open.pop_history_if(suits)
 }
 
 /// Whether what a payer's charges are reserved for counts for the account that is full.
@@ -254,37 +317,42 @@ fn counts_for(full: Payer, payer: Payer) -> bool {
     full == Payer::Host || payer == Payer::Containers
 }
 
-/// Frees the records that a CPU keeps for later. Returns how many.
-fn free_spares_of(stock: &Stock, payer: Payer) -> usize {
-    let (spares, mut freed) = (stock.spares(payer), 0usize);
-    if spares.bytes().load(Relaxed) == 0 {
-        return 0;
-    }
-    for skb in spares.take_all() {
-        let mem = skb.truesize() as i64;
-        drop(skb);
-        give_back(Resource::Mem, payer, mem);
-        freed = freed.saturating_add(1);
-    }
-    // One that was put there meanwhile did not find it empty.
-    if spares.bytes().load(Relaxed) != 0 {
+/// Frees what a CPU keeps for later. Returns how many records and histories. What the histories
+/// were charged with is in a stock then, maybe of another CPU.
+fn free_spares_of(stock: &Stock, payer: Payer) -> (usize, usize) {
+    let mut freed = (0usize, 0usize);
+    // Before it is looked at: whoever has it may make something of nothing.
+    let Some(mut open) = stock.spares(payer).try_open() else {
+        // For whoever comes next.
         stock.mark(Resource::Mem, payer);
+        return freed;
+    };
+    while let Some(skb) = open.pop() {
+        let mem = skb.truesize() as i64;
+        drop(skb.into_inner());
+        give_back(Resource::Mem, payer, mem);
+        freed.0 = freed.0.saturating_add(1);
+    }
+    while let Some(history) = open.pop_history_if(|_| true) {
+        drop(history);
+        freed.1 = freed.1.saturating_add(1);
     }
     freed
 }
 
-/// Frees all records that are kept for later. Returns how many.
+/// Frees all that is kept for later. Returns how many records and histories.
 pub(crate) fn free_spares() -> usize {
     let mut freed = 0usize;
     for stock in Stock::all() {
         for payer in Payer::ALL {
-            freed = freed.saturating_add(free_spares_of(stock, payer));
+            let (records, histories) = free_spares_of(stock, payer);
+            freed = freed.saturating_add(records).saturating_add(histories);
         }
     }
     freed
 }
 
-/// Bytes of all records that are kept for later.
+/// Bytes of all that is kept for later.
 pub(crate) fn spare_bytes() -> usize {
     let mut sum = 0i64;
     for stock in Stock::all() {
@@ -298,19 +366,24 @@ pub(crate) fn spare_bytes() -> usize {
 /// Gives back what CPUs have in stock of the account that is full, one CPU's after the other, until
 /// `fits`, which is asked at least once.
 fn drain(resource: Resource, full: Payer, mut fits: impl FnMut() -> bool) -> bool {
-    for payer in Payer::ALL {
-        if !counts_for(full, payer) {
-            continue;
-        }
-        for stock in Stock::marked(resource, payer) {
-            let mut gave = resource == Resource::Mem && free_spares_of(stock, payer) != 0;
-            let left = stock.left(resource, payer).xchg(0, Full);
-            if left != 0 {
-                give_back(resource, payer, left);
-                gave = true;
+    let mut look_again = true;
+    while mem::take(&mut look_again) {
+        for payer in Payer::ALL {
+            if !counts_for(full, payer) {
+                continue;
             }
-            if gave && fits() {
-                return true;
+            for stock in Stock::marked(resource, payer) {
+                let (records, histories) = match resource {
+                    Resource::Mem => free_spares_of(stock, payer),
+                    Resource::Frags => (0, 0),
+                };
+                // What they were charged with may be where this has been already.
+                look_again |= histories != 0;
+                let left = stock.left(resource, payer).xchg(0, Full);
+                give_back(resource, payer, left);
+                if (records != 0 || left != 0) && fits() {
+                    return true;
+                }
             }
         }
     }

@@ -11,8 +11,9 @@
 static const struct {
 	const char *name;
 	enum tcp_pcap_mib mib;
+	unsigned int more;	/* this many that follow count too */
 } mib_names[] = {
-	{ "TCPPcapCaptured", TCP_PCAP_MIB_CAPTURED },
+	{ "TCPPcapCaptured", TCP_PCAP_MIB_WHY, TCP_PCAP_WHY_MAX - 1 },
 	{ "TCPPcapLost", TCP_PCAP_MIB_LOST },
 	{ "TCPPcapNoHistory", TCP_PCAP_MIB_NO_HISTORY },
 	{ "TCPPcapReclaimedPackets", TCP_PCAP_MIB_RECLAIMED_PACKETS },
@@ -38,22 +39,29 @@ void tcp_pcap_netstat_names(struct seq_file *seq)
 		seq_printf(seq, " %s", mib_names[i].name);
 }
 
+/* Whoever reads it holds the namespace, so that @mibs does not go meanwhile. */
+static unsigned long mib_sum(struct tcp_pcap_mibs __percpu *mibs, unsigned int mib)
+{
+	unsigned long sum = 0;
+	int cpu;
+
+	if (!mibs)
+		return 0;
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(per_cpu_ptr(mibs, cpu)->mibs[mib]);
+	return sum;
+}
+
 void tcp_pcap_netstat_values(struct seq_file *seq, const struct net *net)
 {
-	/* Who reads it holds the namespace, so that it does not go meanwhile. */
-	struct tcp_pcap_mibs __percpu *mibs = net->ipv4.tcp_pcap_mibs;
-	int cpu, i;
+	int i, j;
 
 	for (i = 0; i < ARRAY_SIZE(mib_names); i++) {
-		const struct tcp_pcap_mibs *of_cpu;
 		unsigned long sum = 0;
 
-		for_each_possible_cpu(cpu) {
-			if (!mibs)
-				break;
-			of_cpu = per_cpu_ptr(mibs, cpu);
-			sum += READ_ONCE(of_cpu->mibs[mib_names[i].mib]);
-		}
+		for (j = 0; j <= mib_names[i].more; j++)
+			sum += mib_sum(net->ipv4.tcp_pcap_mibs,
+				       mib_names[i].mib + j);
 		seq_printf(seq, " %lu", sum);
 	}
 }

@@ -473,7 +473,7 @@ impl Shrinker for Histories {
         }
         let (packets, payloads) = limit::present();
         match packets.saturating_add(payloads) {
-            // Records kept for later go with the first scan; without packets let there be one.
+            // What is kept for later goes with the first scan; without packets let there be one.
             0 if limit::spare_bytes() != 0 => Count::objects(1),
             n => Count::objects(n),
         }

@@ -11,7 +11,7 @@ use crate::{
     abi::{
         account::{Payer, Resource, Stock},
         charged::{Charged, Room, ROOM_MIN},
-        history::Ring,
+        history::{Payloads, Ring},
         layout::{Rec, Why, F_CONTAINER, F_MERGED, F_TRUNC, KIND_PACKET, MAGIC, REC_LEN, VERSION},
         netns::Netns,
         stack::gfp_packet,
@@ -36,9 +36,6 @@ const CSUM_OFFSET: u16 = 16;
 
 /// Head to ask for. What the allocator gives for it is the one size of `skb_small_head`.
 const HEAD_MIN: u32 = 224;
-
-/// Bytes of a head that are cleared at a time.
-const CLEARED: usize = 32;
 
 /// Bytes that a record is never larger than: skb and head together.
 pub(crate) const RECORD_MAX: usize = 2048;
@@ -185,12 +182,13 @@ impl<'a, H: Headers> Packet<'a, H> {
         let ip_summed = self.skb.ip_summed();
         rec.ip_summed = ip_summed as u8;
         let is_partial = ip_summed == IpSummed::Partial;
-        rec.csum_start = 0;
-        rec.csum_offset = 0;
-        if is_partial {
-            rec.csum_start = net_len;
-            rec.csum_offset = CSUM_OFFSET;
-        }
+        // In one word, which most machines write at once.
+        let csum = match is_partial {
+            true => u32::from(CSUM_OFFSET) << 16 | u32::from(net_len),
+            false => 0,
+        };
+        rec.csum_start = csum as u16;
+        rec.csum_offset = (csum >> 16) as u16;
         // As far as the number of segments tells: by GRO, which leaves the checksum of the first
         // unless a device is to finish it, or, if there is no payload, by tcp_add_backlog().
         let merged = segs > 1 && self.headers.is_received() && (!is_partial || payload == 0);
@@ -271,32 +269,30 @@ impl Headers for Given<'_> {
 }
 
 impl Record {
-    /// An empty record: one that was kept for this, or a new one. Does not sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`; `ENOBUFS` at the limit of memory.
+    /// A record to be filled: one that was kept for this, or a new one. Does not sleep. `None`
+    /// without memory, and at the limit of memory.
     #[inline(never)]
-    pub(crate) fn new(payer: Payer) -> Result<Self> {
-        match Stock::here().spares(payer).take() {
-            Some(skb) => Self::from_empty(skb, payer),
-            None => Self::alloc(payer),
+    pub(crate) fn new(payer: Payer) -> Option<Self> {
+        match limit::take_record(payer) {
+            Some(skb) => Some(Self { skb }),
+            None => Self::alloc(payer).ok(),
         }
     }
 
-    /// Makes a record of an skb that is charged and has a head of zeroes, as [`Self::retire`] keeps
-    /// them. What is the same in all records is written here.
-    ///
-    /// # Errors
-    ///
-    /// `ENOBUFS` if the head is too small, which [`Self::alloc`] sees to.
-    fn from_empty(mut skb: PrivateSkBuff, payer: Payer) -> Result<Self> {
+    /// Allocates an empty record. What is the same in all records of a payer is written here.
+    #[inline(never)]
+    fn alloc(payer: Payer) -> Result<Self> {
+        // Charged before it is allocated: at the limit nothing is, not even for a moment.
+        let most = Charge::new(Resource::Mem, payer, RECORD_MAX).ok_or(ENOBUFS)?;
+        let mut skb = PrivateSkBuff::new(HEAD_MIN, gfp_packet())?;
         let mem = skb.truesize();
         skb.set_linear(REC_LEN, 0);
-        let Some(mut skb) = Charged::new(skb) else {
-            Charge::release(Resource::Mem, payer, mem);
+        if mem > RECORD_MAX || skb.head_len() < HEAD_MIN as usize {
             return Err(ENOBUFS);
-        };
+        }
+        let mut skb = Charged::new(skb).ok_or(ENOBUFS)?;
+        most.keep();
+        Charge::release(Resource::Mem, payer, RECORD_MAX - mem);
         let rec = skb.rec_mut();
         rec.magic = MAGIC;
         rec.version = VERSION;
@@ -309,39 +305,45 @@ impl Record {
         Ok(Self { skb })
     }
 
-    /// Allocates a record.
-    fn alloc(payer: Payer) -> Result<Self> {
-        // Charged before it is allocated: at the limit nothing is, not even for a moment.
-        let most = Charge::new(Resource::Mem, payer, RECORD_MAX).ok_or(ENOBUFS)?;
-        let skb = PrivateSkBuff::new(HEAD_MIN, gfp_packet())?;
-        let mem = skb.truesize();
-        if mem > RECORD_MAX || skb.head_len() < HEAD_MIN as usize {
-            return Err(ENOBUFS);
+    /// Gives back what it holds. The record itself is kept for a later connection, if there is
+    /// room.
+    #[inline]
+    pub(crate) fn retire(mut self, spares: &mut limit::Spares<'_>) {
+        if self.has_payload() {
+            self.give_pages_back();
         }
-        most.keep();
-        Charge::release(Resource::Mem, payer, RECORD_MAX - mem);
-        Self::from_empty(skb, payer)
+        // What an application has sent is not kept longer than its connection.
+        let len = self.skb.as_skb().len();
+        if self.headers_len() < len {
+            self.clear_payload();
+        }
+        drop(spares.keep(self.skb));
     }
 
-    /// Gives back what it holds. The record itself is kept for a later connection if `keep` says
-    /// so ([`limit::wants_spares`]) and there is room.
-    pub(crate) fn retire(mut self, keep: bool) {
-        let payer = self.payer();
-        if !keep || !limit::has_spare_room(payer) {
-            return;
+    /// Bytes of both headers, 0 if they are not all there.
+    #[inline]
+    fn headers_len(&self) -> usize {
+        let tcp_at = usize::from(self.skb.rec().net_len);
+        let doff = self.skb.as_skb().linear().get(tcp_at.wrapping_add(12));
+        doff.map_or(0, |b| tcp_at.wrapping_add(usize::from(b >> 4) * 4))
+    }
+
+    /// Clears what the head holds behind the headers.
+    #[cold]
+    #[inline(never)]
+    fn clear_payload(&mut self) {
+        let (start, end) = (self.headers_len(), self.skb.as_skb().len());
+        if let Some(payload) = self.skb.split_mut().1.all().get_mut(start..end) {
+            payload.fill(0);
         }
+    }
+
+    /// Gives back the pages that it holds, if it does.
+    #[cold]
+    #[inline(never)]
+    fn give_pages_back(&mut self) {
         self.skb.clear_frags();
         self.lower(0);
-        let mut skb = self.skb.into_inner();
-        let used = REC_LEN.saturating_add(skb.as_skb().len());
-        clear_start(skb.head_mut(), used);
-        skb.set_linear_len(0);
-        let kept = limit::keep_spare(payer, skb);
-        Stock::here().packets().add(-1i64, Relaxed);
-        if let Err(skb) = kept {
-            // Its head says no more how it is charged.
-            drop(Self::from_empty(skb, payer));
-        }
     }
 
     /// Takes over what [`Self::into_charged`] returned, from a slot.
@@ -448,18 +450,19 @@ impl Record {
     /// Makes this the record of `packet`, the next one of `ring`, where it counts from here on;
     /// what it held before is given back.
     ///
-    /// As many bytes of payload are kept as the network namespace wants. Returns why there is less.
+    /// As many bytes of payload are kept as the network namespace wants. Also returns why there is
+    /// less.
     //
     // What is known is written at once, so that little is to be remembered.
     #[inline(always)]
     pub(crate) fn fill<H: Headers>(
-        &mut self,
+        mut self,
         ring: &Ring<'_>,
         time: u64,
         sk: &TcpSock,
         packet: Packet<'_, H>,
         flags: u16,
-    ) -> Why {
+    ) -> (Self, Why) {
         // In place, since nobody sees it until it is in its slot.
         let (rec, room) = self.skb.split_mut();
         rec.dir = ring.dir() as u8;
@@ -471,11 +474,12 @@ impl Record {
         let payload = (packet.skb.len() as u32).wrapping_sub(tcp.len() as u32);
         let flags = packet.describe(rec, sk, payload, flags) | rec.flags & F_CONTAINER;
         rec.flags = flags;
+        let want = payload.min(Netns::of(sk).snaplen(payer_of(flags)));
         let why = match packet.headers.write(packet.skb, tcp, room) {
             Ok(tcp_at) => {
-                let want = payload.min(Netns::of(sk).snaplen(payer_of(flags)));
                 if want != 0 {
-                    return self.fill_payload(ring, sk, packet.skb, tcp_at as u16, tcp.len(), want);
+                    let payloads = ring.payloads();
+                    return self.fill_payload(payloads, sk, packet.skb, tcp_at, tcp.len(), want);
                 }
                 self.finish(tcp_at, tcp_at.wrapping_add(tcp.len()));
                 match payload {
@@ -493,30 +497,30 @@ impl Record {
         if why != Why::Not {
             rec.flags |= F_TRUNC;
         }
-        if rec.pages != 0 {
-            self.drop_pages(ring);
+        match rec.pages {
+            0 => (self, why),
+            _ => (self.without_pages(ring.payloads()), why),
         }
-        why
     }
 
     /// Goes on where [`Self::fill`] finds payload: keeps `want` bytes of what starts `tcp_len`
     /// bytes into `skb`. Returns why there is less than all.
     #[inline(never)]
     fn fill_payload(
-        &mut self,
-        ring: &Ring<'_>,
+        mut self,
+        payloads: Payloads<'_>,
         sk: &TcpSock,
         skb: &SkBuff,
-        tcp_at: u16,
+        tcp_at: usize,
         tcp_len: usize,
         want: u32,
-    ) -> Why {
+    ) -> (Self, Why) {
         let had_payload = self.has_payload();
         // What was charged for these pages pays for the new ones.
         if had_payload {
             self.skb.clear_frags();
         }
-        let at = usize::from(tcp_at).saturating_add(tcp_len);
+        let at = tcp_at.saturating_add(tcp_len);
         let kept = self.payload(sk, skb, tcp_len, want as usize, at);
         let payload = skb.len().saturating_sub(tcp_len);
         let why = match kept.why {
@@ -531,18 +535,18 @@ impl Record {
         if self.pages() != kept.pages {
             self.lower(kept.pages);
         }
-        ring.change_payloads(had_payload, kept.pages != 0);
-        self.finish(usize::from(tcp_at), at.saturating_add(kept.copied));
-        why
+        payloads.change(had_payload, kept.pages != 0);
+        self.finish(tcp_at, at.saturating_add(kept.copied));
+        (self, why)
     }
 
     /// Gives the pages back that it held before it became a packet without.
     #[cold]
     #[inline(never)]
-    fn drop_pages(&mut self, ring: &Ring<'_>) {
-        self.skb.clear_frags();
-        self.lower(0);
-        ring.change_payloads(true, false);
+    fn without_pages(mut self, payloads: Payloads<'_>) -> Self {
+        self.give_pages_back();
+        payloads.change(true, false);
+        self
     }
 
     /// Makes the packet end after `len` bytes in the head, with its TCP header at `tcp_at`.
@@ -552,15 +556,9 @@ impl Record {
         self.skb.set_transport_header(tcp_at as u16);
         // What the head held before may be payload that must not be kept any longer.
         if len < before {
-            self.clear(len, before);
-        }
-    }
-
-    /// Clears what lies in the head between these offsets from the start of the packet.
-    #[inline(never)]
-    fn clear(&mut self, start: usize, end: usize) {
-        if let Some(part) = self.skb.split_mut().1.all().get_mut(start..end) {
-            part.fill(0);
+            if let Some(part) = self.skb.split_mut().1.all().get_mut(len..before) {
+                part.fill(0);
+            }
         }
     }
 
@@ -876,17 +874,6 @@ impl Kept {
     }
 }
 
-/// Clears the first `len` bytes, and some behind them: whole pieces take no call.
-fn clear_start(head: &mut [u8], len: usize) {
-    let mut pieces = head.chunks_exact_mut(CLEARED);
-    let nr = len.div_ceil(CLEARED);
-    pieces.by_ref().take(nr).for_each(|piece| piece.fill(0));
-    let rest = pieces.into_remainder();
-    if !rest.is_empty() {
-        rest.fill(0);
-    }
-}
-
 /// Writes `bytes` at `at`, if they fit; returns where they end.
 fn append(room: &mut [u8], at: usize, bytes: &[u8]) -> usize {
     let fits = room.get_mut(at..).is_some_and(|to| copy_headers(to, bytes));
@@ -1007,7 +994,7 @@ mod tests {
     #[test]
     fn a_long_ip_header_may_take_all_but_the_tcp_header() -> Result {
         let (packet, ip) = (StackPacket::new(&IP, &[])?, payload(2000)?);
-        let room = Record::new(Payer::Host)?.skb.head_len() - REC_LEN;
+        let room = Record::new(Payer::Host).ok_or(ENOMEM)?.skb.head_len() - REC_LEN;
         for (ip_len, fits) in [(100, true), (room - 20, true), (room - 19, false)] {
             let ip = ip.get(..ip_len).ok_or(EINVAL)?;
             let (record, header_only) =
@@ -1056,27 +1043,66 @@ mod tests {
         Ok(())
     }
 
+    fn retire(record: Record) -> Result {
+        record.retire(&mut limit::spares(Payer::Host).ok_or(EBUSY)?);
+        Ok(())
+    }
+
     #[test]
-    fn retired_it_is_kept_empty_and_not_in_use() -> Result {
+    fn retired_it_is_kept_without_pages_and_not_in_use() -> Result {
         limit::free_spares();
         let packet = StackPacket::new(&IP, &payload(5000)?)?;
         let (record, _) = recorded(&packet, None)?;
+        limit::free_spares();
         let mem = record.skb.truesize();
         let before = (used(Resource::Mem, Payer::Host), pages(), limit::present());
-        record.retire(limit::wants_spares(Payer::Host));
+        retire(record)?;
         assert_eq!(used(Resource::Mem, Payer::Host), before.0 - mem);
         assert_eq!(pages(), before.1 - 2);
         assert_eq!(limit::present(), (before.2 .0 - 1, before.2 .1 - 1));
         assert_eq!(limit::spare_bytes(), mem);
 
         // We may have come to another CPU since.
-        let skb = Stock::all().find_map(|stock| stock.spares(Payer::Host).take());
-        let skb = skb.ok_or(EINVAL)?;
-        assert!(skb.head().iter().all(|b| *b == 0));
-        let record = Record::from_empty(skb, Payer::Host)?;
+        let skb = Stock::all().find_map(|stock| stock.spares(Payer::Host).try_open()?.pop());
+        let record = Record {
+            skb: skb.ok_or(EINVAL)?,
+        };
+        Stock::here().packets().add(1i64, Relaxed);
         assert_eq!(limit::spare_bytes(), 0);
-        assert_eq!((record.skb().len(), record.pages()), (0, 0));
+        assert_eq!((record.skb().data_len(), record.pages()), (0, 0));
         assert_eq!(used(Resource::Mem, Payer::Host), before.0);
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_of_a_closed_connection_is_behind_a_packet() -> Result {
+        for (before, now) in [(60, 0), (60, 10), (5000, 0), (0, 0), (1, 0)] {
+            limit::free_spares();
+            let packet = StackPacket::new(&IP, &KVec::from_elem(0xab, before, GFP_KERNEL)?)?;
+            let (record, _) = recorded(&packet, None)?;
+            retire(record)?;
+            let packet = StackPacket::new(&IP, &KVec::from_elem(0xcd, now, GFP_KERNEL)?)?;
+            let (record, _) = recorded(&packet, None)?;
+            let (packet, rest) = record.head()[REC_LEN..].split_at(40 + now);
+            assert!(packet.iter().all(|b| *b != 0xab));
+            assert!(rest.iter().all(|b| *b == 0));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn payload_does_not_survive_its_connection() -> Result {
+        for len in [60, 1, 5000] {
+            let packet = StackPacket::new(&IP, &KVec::from_elem(0xab, len, GFP_KERNEL)?)?;
+            let (record, _) = recorded(&packet, None)?;
+            limit::free_spares();
+            retire(record)?;
+            // We may have come to another CPU since.
+            let skb = Stock::all().find_map(|stock| stock.spares(Payer::Host).try_open()?.pop());
+            let skb = skb.ok_or(EINVAL)?;
+            assert!(skb.head().iter().all(|b| *b != 0xab));
+            Stock::here().packets().add(1i64, Relaxed);
+        }
         Ok(())
     }
 
@@ -1107,16 +1133,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cleared_is_cleared_to_the_end() -> Result {
-        for len in [0, 1, 31, 32, 33, 96, 99, 100] {
-            let mut head = [1; 100];
-            clear_start(&mut head, len);
-            assert!(head[..len].iter().all(|b| *b == 0));
-        }
-        Ok(())
-    }
-
-    #[test]
     fn few_are_kept_and_these_go_before_a_charge_is_refused() -> Result {
         const MAX: usize = 1 << 24;
         const MANY: usize = 3 * SPARES;
@@ -1126,8 +1142,13 @@ mod tests {
                 records.push(Record::alloc(Payer::Host)?, GFP_KERNEL)?;
             }
             let mem = records.first().map_or(0, |r| r.skb.truesize());
-            let keep = limit::wants_spares(Payer::Host);
-            records.into_iter().for_each(|record| record.retire(keep));
+            for record in records {
+                // At the limit none is kept.
+                match limit::spares(Payer::Host) {
+                    Some(mut spares) => record.retire(&mut spares),
+                    None => drop(record),
+                }
+            }
             Ok(mem)
         };
         with_max(Resource::Mem, MAX, || {
@@ -1204,7 +1225,7 @@ mod tests {
 
     #[test]
     fn a_container_pays_with_its_own() -> Result {
-        let record = Record::new(Payer::Containers)?;
+        let record = Record::new(Payer::Containers).ok_or(ENOMEM)?;
         let mem = used(Resource::Mem, Payer::Containers);
         assert!(mem > 0);
         drop(record);

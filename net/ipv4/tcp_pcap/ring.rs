@@ -9,7 +9,7 @@
 
 use crate::{
     abi::{
-        history::{Counter, Owner, Ring},
+        history::{Counter, NextSlot, Owner, Ring},
         layout::{Dir, Why},
         netns::{Mib, Netns},
         slots::{Gone, Met, Slots},
@@ -22,63 +22,100 @@ use kernel::{
     sync::rcu, //
 };
 
-/// Records a packet of a socket, if its direction is recorded.
+/// The slot of the next packet, and the record that it will be, which is not counted yet.
+#[must_use = "the packet is neither recorded nor lost"]
+pub(crate) struct Claim<'a> {
+    slot: NextSlot<'a>,
+    record: Record,
+}
+
+/// What the next packet of a ring needs, if its direction is recorded. Without memory the packet is
+/// lost and counted.
 ///
-/// Context: softirq, or process context with the socket locked. Does not sleep. Without memory the
-/// packet is lost and counted.
+/// Before anything else is done for a packet, so that little is to be remembered on the way to the
+/// first ones, which need memory.
 ///
-/// A part of each hook, so that nothing is handed over in memory; where that does not matter,
-/// [`record_rarely`] does the same.
+/// Context: softirq, or process context with the socket locked. Does not sleep. Reclaim may take
+/// slots away, which then live on until the end of the RCU read side section.
 #[inline(always)]
-pub(crate) fn record<H: Headers>(
+pub(crate) fn claim<'a>(
+    ring: Ring<'a>,
+    rcu: &'a rcu::Guard,
     sk: &TcpSock,
-    owner: &mut Owner<'_>,
-    dir: Dir,
     time: u64,
-    packet: Packet<'_, H>,
-    flags: u16,
-) {
-    if owner.ring(dir).size() == 0 {
-        return;
-    }
-    let mut ring = owner.ring(dir);
-    let serial = ring.next();
-    // Reclaim may take slots away, which then live on until we are through.
-    let rcu = rcu::read_lock();
-    let slot = match ring.slot(serial, &rcu) {
-        Some(slot) => slot,
-        None => {
-            if ring.provide(serial).is_err() {
-                return miss(ring, sk, time);
-            }
-            match ring.slot(serial, &rcu) {
-                Some(slot) => slot,
-                // Reclaim was quick.
-                None => return miss(ring, sk, time),
+) -> Option<Claim<'a>> {
+    let slot = match NextSlot::of(ring, rcu) {
+        Ok(slot) => slot,
+        Err(ring) if ring.size() == 0 => return None,
+        Err(mut ring) => {
+            let _ = ring.lend().provide();
+            match NextSlot::of(ring, rcu) {
+                Ok(slot) => slot,
+                // No memory, or reclaim was quick.
+                Err(ring) => {
+                    miss(ring, sk, time);
+                    return None;
+                }
             }
         }
     };
-    let mut record = match slot.take() {
-        Some(old) => {
-            ring.add(Counter::Evicted, 1);
-            old
+    match slot.take() {
+        Some(record) => {
+            slot.ring().add(Counter::Evicted, 1);
+            Some(Claim { slot, record })
         }
-        None => match Record::new(ring.payer()) {
-            Ok(new) => new,
-            Err(_) => return miss(ring, sk, time),
+        None => match Record::new(slot.ring().payer()) {
+            Some(record) => Some(Claim { slot, record }),
+            None => {
+                miss(slot.into_ring(), sk, time);
+                None
+            }
         },
-    };
-    let why = record.fill(&ring, time, sk, packet, flags);
-    match slot.put(record) {
-        Ok(()) => recorded(ring, sk, why),
-        Err(met) => settle(ring, sk, why, met),
     }
 }
 
-/// As [`record`].
-#[cold]
-#[inline(never)]
-pub(crate) fn record_rarely(
+/// A [`Claim`] for code that is not a part of the hooks, and gets it in memory: that of the hooks
+/// is in registers.
+#[must_use = "the packet is neither recorded nor lost"]
+pub(crate) struct RareClaim<'a>(Claim<'a>);
+
+impl<'a> Claim<'a> {
+    /// For packets that are recorded in a way of their own.
+    #[inline(always)]
+    pub(crate) fn rarely(self) -> RareClaim<'a> {
+        RareClaim(self)
+    }
+
+    /// Records a packet. A part of each hook.
+    #[inline(always)]
+    pub(crate) fn record<H: Headers>(
+        self,
+        sk: &TcpSock,
+        time: u64,
+        packet: Packet<'_, H>,
+        flags: u16,
+    ) {
+        let Self { slot, record } = self;
+        let (record, why) = record.fill(slot.ring(), time, sk, packet, flags);
+        match slot.put(record) {
+            Ok(()) => recorded(slot.ring(), sk, why),
+            Err(met) => settle(slot.into_ring(), sk, why, met),
+        }
+    }
+}
+
+impl RareClaim<'_> {
+    /// Records a packet.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn record(self, sk: &TcpSock, time: u64, packet: Packet<'_, Given<'_>>, flags: u16) {
+        self.0.record(sk, time, packet, flags)
+    }
+}
+
+/// Records a packet, as the hooks do.
+#[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
+pub(crate) fn record(
     sk: &TcpSock,
     owner: &mut Owner<'_>,
     dir: Dir,
@@ -86,7 +123,10 @@ pub(crate) fn record_rarely(
     packet: Packet<'_, Given<'_>>,
     flags: u16,
 ) {
-    record(sk, owner, dir, time, packet, flags)
+    let rcu = rcu::read_lock();
+    if let Some(claim) = claim(owner.ring(dir), &rcu, sk, time) {
+        claim.rarely().record(sk, time, packet, flags);
+    }
 }
 
 /// Counts a packet whose record has met with reclaim on its way into the slot.
@@ -100,26 +140,22 @@ fn settle(ring: Ring<'_>, sk: &TcpSock, why: Why, met: Met) {
     if let Some(back) = back {
         // Reclaim had it in hand when we looked for it.
         ring.add(Counter::Evicted, 1);
-        ring.change_payloads(back.has_payload(), false);
+        ring.payloads().change(back.has_payload(), false);
     }
     if let Some(lost) = lost {
-        ring.change_payloads(lost.has_payload(), false);
+        ring.payloads().change(lost.has_payload(), false);
         return lose(ring, sk);
     }
-    recorded(ring, sk, why)
+    recorded(&ring, sk, why)
 }
 
 /// A packet is in its slot.
 #[inline(always)]
-fn recorded(ring: Ring<'_>, sk: &TcpSock, why: Why) {
-    let netns = Netns::of(sk);
+fn recorded(ring: &Ring<'_>, sk: &TcpSock, why: Why) {
     ring.add(Counter::Captured, 1);
-    netns.count(Mib::CAPTURED, 1);
-    if why != Why::Not {
-        netns.count(Mib::header_only(why), 1);
-        if why != Why::Snaplen {
-            ring.add(Counter::HeaderOnly, 1);
-        }
+    Netns::of(sk).count(Mib::recorded(why), 1);
+    if !matches!(why, Why::Not | Why::Snaplen) {
+        ring.add(Counter::HeaderOnly, 1);
     }
     ring.advance();
 }
@@ -156,13 +192,13 @@ pub(crate) fn resize(owner: &mut Owner<'_>, dir: Dir, new: Slots) -> Slots {
             continue;
         };
         let payloads = i64::from(record.has_payload());
-        ring.add_payloads(payloads);
+        ring.payloads().add(payloads);
         // Reclaim may work on the new slots already, but puts nothing where nothing was.
         if ring
             .put(serial, record, gfp_packet(), &rcu::read_lock())
             .is_err()
         {
-            ring.add_payloads(payloads.wrapping_neg());
+            ring.payloads().add(payloads.wrapping_neg());
             ring.add(Counter::Evicted, 1);
         }
     }
@@ -185,7 +221,7 @@ mod tests {
             account::{Payer, Resource},
             testing::{self, segment, with_snaplen, StackPacket, TestSock},
         },
-        lifecycle,
+        lifecycle, limit,
         record::given,
     };
     use kernel::prelude::*;
@@ -282,6 +318,55 @@ mod tests {
         assert_eq!(drain(&mut owner, Dir::Out)?, range(0, 3)?);
         drop(sock);
         assert_eq!(used(), start);
+        Ok(())
+    }
+
+    #[test]
+    fn a_new_socket_takes_over_slots_and_records_of_the_last_one() -> Result {
+        limit::free_spares();
+        let (start, mut taken_over) = (used(), 0);
+        for sent in [5, 3, 9, 20, 1, 0, 8, 2] {
+            let sock = TestSock::new()?;
+            // Of other sizes in between.
+            lifecycle::begin_for_test(sock.sk(), 3, 9)?;
+            drop(sock);
+
+            let sock = TestSock::new()?;
+            lifecycle::begin_for_test(sock.sk(), 2, 8)?;
+            let mut owner = sock.owner().ok_or(EINVAL)?;
+            assert!(!owner.ring(Dir::In).is_populated());
+            // Unless we came to another CPU meanwhile.
+            taken_over += u32::from(owner.ring(Dir::Out).is_populated());
+            assert_eq!((owner.size(Dir::In), owner.size(Dir::Out)), (2, 8));
+            send(sock.sk(), &mut owner, sent)?;
+            let (sent, evicted) = (sent as u64, sent.saturating_sub(8) as u64);
+            let ring = owner.ring(Dir::Out);
+            assert_eq!((ring.next(), ring.get(Counter::Captured)), (sent, sent));
+            assert_eq!(ring.get(Counter::Evicted), evicted);
+            assert_eq!(ring.get(Counter::Lost), 0);
+            assert_eq!(drain(&mut owner, Dir::Out)?, range(evicted, sent)?);
+            drop(sock);
+            assert_eq!(used(), start);
+        }
+        assert!(taken_over != 0);
+        assert!(limit::free_spares() != 0);
+        assert_eq!((limit::spare_bytes(), used()), (0, start));
+        Ok(())
+    }
+
+    #[test]
+    fn nobody_takes_over_a_history_of_other_sizes() -> Result {
+        limit::free_spares();
+        for (size_in, size_out) in [(0, 8), (8, 8), (8, 0), (2, 600), (0, 9)] {
+            let sock = TestSock::new()?;
+            lifecycle::begin_for_test(sock.sk(), size_in, size_out)?;
+            let mut owner = sock.owner().ok_or(EINVAL)?;
+            for (dir, size) in [(Dir::In, size_in), (Dir::Out, size_out)] {
+                assert_eq!(owner.ring(dir).size(), size);
+                assert!(!owner.ring(dir).is_populated());
+            }
+            send(sock.sk(), &mut owner, 3)?;
+        }
         Ok(())
     }
 
@@ -487,18 +572,20 @@ mod tests {
 
     #[test]
     fn what_reclaim_put_back_meanwhile_comes_out() -> Result {
+        limit::free_spares();
         let start = used();
         let sock = TestSock::new()?;
-        lifecycle::begin_for_test(sock.sk(), 0, 4)?;
+        lifecycle::begin_for_test(sock.sk(), 0, 1)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
         send(sock.sk(), &mut owner, 1)?;
         {
-            let ring = owner.ring(Dir::Out);
             let rcu = rcu::read_lock();
-            let slot = ring.slot(0, &rcu).ok_or(EINVAL)?;
+            let slot = NextSlot::of(owner.ring(Dir::Out), &rcu);
+            let slot = slot.map_err(|_| EINVAL)?;
             let new = slot.take().ok_or(EINVAL)?;
             // Reclaim, which had another one in hand.
-            assert!(slot.put(Record::new(Payer::Host)?).is_ok());
+            let other = Record::new(Payer::Host).ok_or(ENOMEM)?;
+            assert!(slot.put(other).is_ok());
             let Err(Ok(Some(back))) = slot.put(new) else {
                 return Err(EINVAL);
             };

@@ -12,33 +12,34 @@ use crate::{
     },
     ip,
     record::{copy_headers, tcp_header, Given, Headers, Packet},
-    ring, //
+    ring::{self, RareClaim},
 };
-use kernel::net::{
-    skbuff::SkBuff,
-    sock::TcpSock, //
+use kernel::{
+    net::{skbuff::SkBuff, sock::TcpSock},
+    sync::rcu, //
 };
 
 /// Records a received packet whose `data` is at its TCP header.
 #[inline(always)]
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
-    if owner.ring(Dir::In).size() == 0 {
+    let rcu = rcu::read_lock();
+    let Some(claim) = ring::claim(owner.ring(Dir::In), &rcu, sk, time) else {
         return;
-    }
+    };
     let header = skb.network_to_data();
     let Some(version) = ip::plain_version(header, skb.len()) else {
-        return capture_fixed(sk, owner, skb, time);
+        return capture_fixed(claim.rarely(), sk, skb, time);
     };
     if merged_ack_and_flags(skb).is_some() {
-        return capture_fixed(sk, owner, skb, time);
+        return capture_fixed(claim.rarely(), sk, skb, time);
     }
     let len = header.len().saturating_add(tcp_header(skb).len());
     let Some(bytes) = skb.network_to_tail().get(..len) else {
-        return capture_fixed(sk, owner, skb, time);
+        return capture_fixed(claim.rarely(), sk, skb, time);
     };
     let net_len = header.len();
     let packet = Packet::new(skb, Received { bytes, net_len });
-    ring::record(sk, owner, Dir::In, time, packet, flag(version == 6, F_IPV6))
+    claim.record(sk, time, packet, flag(version == 6, F_IPV6))
 }
 
 /// Headers as they were received, one behind the other, the first without options or extension
@@ -82,15 +83,15 @@ impl Headers for Received<'_> {
 /// `ip_options_compile()` filled in our address and the time, and left the checksum as it was.
 #[cold]
 #[inline(never)]
-fn capture_fixed(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
+fn capture_fixed(claim: RareClaim<'_>, sk: &TcpSock, skb: &SkBuff, time: u64) {
     let header = skb.network_to_data();
     let version = ip::version(header);
     let total = header.len().saturating_add(skb.len());
     let ack_and_flags = merged_ack_and_flags(skb);
     let mut flags = flag(version == Some(6), F_IPV6) | flag(ack_and_flags.is_some(), F_MERGED);
-    let mut record = |ip: &[u8], flags| {
+    let record = |ip: &[u8], flags| {
         let headers = Given::new(true, ip, header.len(), ack_and_flags);
-        ring::record_rarely(sk, owner, Dir::In, time, Packet::new(skb, headers), flags)
+        claim.record(sk, time, Packet::new(skb, headers), flags)
     };
     if ip::has_length(version, header, total) && ip::has_checksum(version, header) {
         return record(header, flags);
@@ -154,8 +155,17 @@ mod tests {
     }
 
     #[test]
+    fn packet_too_long_for_the_length_field_is_kept_as_it_is() -> Result {
+        // BIG TCP, include/net/ip.h: iph_set_totlen()
+        let packet = StackPacket::new(&header(0), &KVec::from_elem(7, 66_000, GFP_KERNEL)?)?;
+        assert_eq!(received(&packet)?, (0, 0, 0, 0));
+        Ok(())
+    }
+
+    #[test]
     fn merged_packet_gets_length_and_acknowledgement() -> Result {
         let packet = StackPacket::new(&header(90), &[7; 100])?;
+        packet.set_gso(50, 2);
         packet.set_merged(77, 0x18);
         assert_eq!(received(&packet)?, (F_MERGED | F_LEN_FIXED, 140, 77, 0x18));
         Ok(())

@@ -11,11 +11,11 @@ use crate::{
     },
     ip,
     record::{copy_headers, Given, Headers, Packet},
-    ring, //
+    ring::{self, RareClaim},
 };
-use kernel::net::{
-    skbuff::SkBuff,
-    sock::TcpSock, //
+use kernel::{
+    net::{skbuff::SkBuff, sock::TcpSock},
+    sync::rcu, //
 };
 
 #[cfg(CONFIG_IPV6)]
@@ -24,33 +24,33 @@ use crate::abi::layout::F_IPV6;
 /// Records a packet about to be sent, whose `data` is at its TCP header.
 #[inline(always)]
 pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
-    // Else the IP header would be made for nothing.
-    if owner.ring(Dir::Out).size() == 0 {
+    let rcu = rcu::read_lock();
+    let Some(claim) = ring::claim(owner.ring(Dir::Out), &rcu, sk, time) else {
         return;
-    }
+    };
     #[cfg(CONFIG_IPV6)]
     if sk.sends_ipv6() {
         if sk.has_ipv6_extensions() {
-            return capture_long(sk, owner, skb, time);
+            return capture_long(claim.rarely(), sk, skb, time);
         }
         let packet = Packet::new(skb, PlainIpv6(sk));
-        return ring::record(sk, owner, Dir::Out, time, packet, F_SYNTH | F_IPV6);
+        return claim.record(sk, time, packet, F_SYNTH | F_IPV6);
     }
     if sk.has_ipv4_options() {
-        return capture_long(sk, owner, skb, time);
+        return capture_long(claim.rarely(), sk, skb, time);
     }
     let packet = Packet::new(skb, PlainIpv4(sk));
-    ring::record(sk, owner, Dir::Out, time, packet, F_SYNTH)
+    claim.record(sk, time, packet, F_SYNTH)
 }
 
 /// As [`capture`], for an IP header with options or extension headers.
 #[cold]
 #[inline(never)]
-fn capture_long(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
+fn capture_long(claim: RareClaim<'_>, sk: &TcpSock, skb: &SkBuff, time: u64) {
     let (header, flags) = long(sk, skb);
     let headers = Given::new(false, header.bytes(), header.wire_len(), None);
     let packet = Packet::new(skb, headers);
-    ring::record_rarely(sk, owner, Dir::Out, time, packet, F_SYNTH | flags)
+    claim.record(sk, time, packet, F_SYNTH | flags)
 }
 
 /// The header that the socket will send, without options.
@@ -79,8 +79,10 @@ macro_rules! plain_headers {
             #[inline(always)]
             fn write(&self, skb: &SkBuff, tcp: &[u8], room: Room<'_>) -> Result<usize, usize> {
                 let (ip, room) = room.first().split_first_chunk_mut().ok_or(0usize)?;
+                // First, so that it need not be remembered where it is.
+                let has_tcp = copy_headers(room, tcp);
                 $write(&self.0.$output(skb), skb.len(), ip);
-                match copy_headers(room, tcp) {
+                match has_tcp {
                     true => Ok($len),
                     false => Err($len),
                 }

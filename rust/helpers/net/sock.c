@@ -59,9 +59,9 @@ __rust_helper int rust_helper_ip_dont_fragment(const struct sock *sk, const stru
 	return ip_dont_fragment(sk, dst);
 }
 
-__rust_helper int rust_helper_ip4_dst_hoplimit(const struct dst_entry *dst)
+__rust_helper u32 rust_helper_dst_metric_raw(const struct dst_entry *dst, int metric)
 {
-	return ip4_dst_hoplimit(dst);
+	return dst_metric_raw(dst, metric);
 }
 
 #if IS_ENABLED(CONFIG_IPV6)

@@ -505,45 +505,36 @@ impl PrivateSkBuff {
     }
 
     /// Makes `len` bytes of the head, from `offset` on, the linear part of the packet. Both are cut
-    /// to the head.
+    /// to the head. Returns how long it was.
     ///
     /// The network header is at its start.
     #[inline]
-    pub fn set_linear(&mut self, offset: usize, len: usize) {
+    pub fn set_linear(&mut self, offset: usize, len: usize) -> usize {
         let offset = offset.min(self.head_len());
         let len = len.min(self.head_len() - offset);
+        // SAFETY: Just that.
+        unsafe { self.set_linear_unchecked(offset, len) }
+    }
+
+    /// As [`Self::set_linear`], without a look at the length of the head.
+    ///
+    /// # Safety
+    ///
+    /// `offset + len` is at most [`Self::head_len`].
+    #[inline]
+    pub unsafe fn set_linear_unchecked(&mut self, offset: usize, len: usize) -> usize {
         let skb = self.0.as_ptr();
-        // SAFETY: By the type invariant the buffer is ours, and `offset + len` lies within its
-        // head. Both fit an `int`, as a head is smaller than 4 GiB.
+        // SAFETY: By the type invariant the buffer is ours; by the safety requirements
+        // `offset + len` lies within its head. Both fit an `int`, as a head is smaller than 4 GiB.
         unsafe {
+            let (before, data_len) = ((*skb).len, (*skb).data_len);
             (*skb).data = (*skb).head.add(offset);
             bindings::skb_set_tail_pointer(skb, len as c_int);
             bindings::skb_set_network_header(skb, 0);
-            (*skb).len = (len as u32).saturating_add((*skb).data_len);
+            // With frags of so much that this overflows, `SkBuff::linear` finds nothing.
+            (*skb).len = (len as u32).wrapping_add(data_len);
+            before.wrapping_sub(data_len) as usize
         }
-    }
-
-    /// Makes the linear part of the packet `len` bytes long, from where it starts. It is cut to the
-    /// head. Returns how long it was.
-    #[inline]
-    pub fn set_linear_len(&mut self, len: usize) -> usize {
-        let skb = self.0.as_ptr();
-        // SAFETY: By the type invariant.
-        let (offset, before, data_len) = unsafe {
-            (
-                ((*skb).data as usize).wrapping_sub((*skb).head as usize),
-                (*skb).len,
-                (*skb).data_len,
-            )
-        };
-        let len = len.min(self.head_len().wrapping_sub(offset));
-        // SAFETY: By the type invariant the buffer is ours. `data` lies within its head, and so
-        // does what is `len` bytes behind it; a head is smaller than 4 GiB.
-        unsafe {
-            bindings::skb_set_tail_pointer(skb, len as c_int);
-            (*skb).len = (len as u32).saturating_add(data_len);
-        }
-        before.wrapping_sub(data_len) as usize
     }
 
     /// Puts the transport header `offset` bytes behind the start of the packet.
@@ -794,11 +785,13 @@ mod tests {
     fn length_is_cut_to_the_head() -> Result {
         let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
         let head = skb.head_len();
-        skb.set_linear(8, 10);
-        assert_eq!(skb.set_linear_len(20), 10);
+        assert_eq!(skb.set_linear(8, 10), 0);
+        assert_eq!(skb.set_linear(8, 20), 10);
         assert_eq!(skb.as_skb().linear(), &[0; 20]);
-        assert_eq!(skb.set_linear_len(head), 20);
+        assert_eq!(skb.set_linear(8, head), 20);
         assert_eq!(skb.as_skb().len(), head - 8);
+        assert_eq!(skb.set_linear(head + 1, usize::MAX), head - 8);
+        assert!(skb.as_skb().is_empty());
         Ok(())
     }
 

@@ -204,27 +204,26 @@ impl TcpSock {
         // SAFETY: By the type invariant the caller owns the socket, whose options can then not be
         // exchanged.
         let opt = unsafe { (*inet).inet_opt };
-        let ttl = i32::from(read_once!((*inet).uc_ttl));
-        let (ttl, dont_fragment) = if dst.is_null() {
-            let net = self.net();
-            let default_ttl = i32::from(read_once!((*net).ipv4.sysctl_ip_default_ttl));
+        let (of_route, dont_fragment) = if dst.is_null() {
             let pmtudisc = u32::from(read_once!((*inet).pmtudisc));
             (
-                if ttl < 0 { default_ttl } else { ttl },
+                0,
                 pmtudisc == bindings::IP_PMTUDISC_DO || pmtudisc == bindings::IP_PMTUDISC_WANT,
             )
         } else {
             // SAFETY: By the type invariant socket and route are valid.
             unsafe {
                 (
-                    if ttl < 0 {
-                        bindings::ip4_dst_hoplimit(dst)
-                    } else {
-                        ttl
-                    },
+                    bindings::dst_metric_raw(dst, bindings::RTAX_HOPLIMIT as c_int),
                     bindings::ip_dont_fragment(self.as_raw(), dst) != 0,
                 )
             }
+        };
+        // As ip_select_ttl(); the device of the route is in the namespace of the socket.
+        let ttl = match i32::from(read_once!((*inet).uc_ttl)) {
+            ..0 if of_route == 0 => read_once!((*self.net()).ipv4.sysctl_ip_default_ttl),
+            ..0 => of_route as u8,
+            ttl => ttl as u8,
         };
         // SAFETY: By the type invariant.
         let (saddr, daddr) = unsafe {
@@ -239,7 +238,7 @@ impl TcpSock {
         };
         Ipv4Output {
             tos: read_once!((*inet).tos),
-            ttl: ttl as u8,
+            ttl,
             dont_fragment: dont_fragment && !skb.ignore_df(),
             saddr: saddr.to_ne_bytes(),
             daddr: daddr.to_ne_bytes(),

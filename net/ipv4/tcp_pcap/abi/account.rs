@@ -87,11 +87,12 @@ impl Account {
 
 /// What one CPU has in stock and counted: `struct tcp_pcap_stock`.
 ///
-/// All of it is atomic: a stock may be used on another CPU, if not as quickly.
+/// All of it is atomic, or taken in hand by [`Spares::try_open`]: a stock may be used on another
+/// CPU, if not as quickly.
 #[repr(transparent)]
 pub(crate) struct Stock(Opaque<bindings::tcp_pcap_stock>);
 
-// SAFETY: All of it is accessed atomically.
+// SAFETY: All of it is accessed atomically, but for what is `Sync` itself.
 unsafe impl Sync for Stock {}
 
 /// Reaches a counter of a stock.
@@ -160,12 +161,12 @@ impl Stock {
         }
     }
 
-    /// Records kept for the next connections.
+    /// What is kept for the next connections.
     #[inline]
     pub(crate) fn spares(&self, payer: Payer) -> &Spares {
         // SAFETY: Valid as long as `self`; `Spares` is transparent over its type, and nobody else
-        // writes its pointers, which are null at first. The index is that of an enum whose number
-        // of values is the length of the array.
+        // writes it; at first it is empty. The index is that of an enum whose number of values is
+        // the length of the array.
         unsafe { &*addr_of!((*self.0.get()).spares[payer as usize]).cast() }
     }
 

@@ -94,10 +94,15 @@ impl Charged {
 /// What may be done with the skb. It is not handed out to be written: its head must keep its size,
 /// and its description.
 impl Charged {
-    /// As [`PrivateSkBuff::set_linear_len`].
-    #[inline]
+    /// Makes `len` bytes behind the description the linear part of the packet, cut to the head.
+    /// Returns how long it was.
+    #[inline(always)]
     pub(crate) fn set_linear_len(&mut self, len: usize) -> usize {
-        self.0.set_linear_len(len)
+        if len > ROOM_MIN {
+            return self.0.set_linear(REC_LEN, len);
+        }
+        // SAFETY: By the type invariant there is that much.
+        unsafe { self.0.set_linear_unchecked(REC_LEN, len) }
     }
 
     /// As [`PrivateSkBuff::set_transport_header`].

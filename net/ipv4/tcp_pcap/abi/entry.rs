@@ -141,11 +141,7 @@ pub(super) unsafe extern "C" fn __tcp_pcap_init_sock(sk: *mut bindings::sock) {
     if let Some(capture) = lifecycle::prepare(&netns, n, n, GFP_KERNEL) {
         // Whoever lowers a limit finds the history in its shard, and asks for the lock.
         // SAFETY: By the safety requirements nobody has the socket locked, or uses it.
-        unsafe {
-            with_spin_lock(sk, || {
-                lifecycle::begin(TcpSock::from_raw(sk), capture, n, n)
-            })
-        }
+        unsafe { with_spin_lock(sk, || lifecycle::begin(TcpSock::from_raw(sk), capture)) }
     }
 }
 
@@ -163,7 +159,7 @@ pub(super) unsafe extern "C" fn __tcp_pcap_inherit(
     // SAFETY: By the safety requirements.
     let child = unsafe { TcpSock::from_raw(child) };
     if let Some(capture) = lifecycle::prepare(&Netns::of(child), size_in, size_out, gfp_packet()) {
-        lifecycle::begin(child, capture, size_in, size_out)
+        lifecycle::begin(child, capture)
     }
 }
 
@@ -244,7 +240,7 @@ pub(super) unsafe extern "C" fn tcp_pcap_enforce(res: bindings::tcp_pcap_resourc
 /// returns false; nobody has `pcap` then.
 #[export]
 pub(super) unsafe extern "C" fn tcp_pcap_free_some(pcap: *mut bindings::tcp_pcap) -> bool {
-    // SAFETY: By the safety requirements, and `detach()`, which gave it away.
+    // SAFETY: By the safety requirements, and those that gave it to `tcp_pcap_free_later()`.
     unsafe { free_some(pcap) }
 }
 

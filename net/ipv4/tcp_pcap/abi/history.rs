@@ -9,11 +9,11 @@ use super::{
     account::{Payer, Resource},
     layout::{Dir, CAPTURE_CONTAINER},
     shard,
-    slots::{nr_chunks, slab_size, Found, Gone, Slot, Slots},
+    slots::{nr_chunks, slab_size, Found, Gone, Met, Slot, Slots},
     stack::gfp_packet,
 };
 use crate::{
-    limit::Charge,
+    limit::{self, Charge},
     record::{Record, RECORD_MAX},
 };
 use core::{
@@ -156,6 +156,17 @@ impl Ring<'_> {
         self.dir
     }
 
+    /// The ring for somebody else, by value, so that it need not be in memory.
+    #[inline]
+    pub(crate) fn lend(&mut self) -> Ring<'_> {
+        // INVARIANT: As that of `self`, which is borrowed meanwhile.
+        Ring {
+            pcap: self.pcap,
+            dir: self.dir,
+            _owner: PhantomData,
+        }
+    }
+
     /// Whose share it is charged to.
     #[inline]
     pub(crate) fn payer(&self) -> Payer {
@@ -265,69 +276,33 @@ impl Ring<'_> {
         unsafe { (*self.raw()).size }
     }
 
-    /// Whether there are slots that may have packets in them.
+    /// Whether there are slots, which may have packets in them.
     pub(crate) fn is_populated(&self) -> bool {
         // SAFETY: The ring is valid, and its owner alone writes it.
         !unsafe { (*self.raw()).chunks }.is_null()
     }
 
-    /// As [`Slots::may_hold`].
-    fn may_hold(&self) -> u32 {
-        // SAFETY: The ring is valid, and its owner alone writes it.
-        ManuallyDrop::new(unsafe { slots_of(self.raw(), self.payer()) }).may_hold()
-    }
-
-    /// The slot of `serial`, if it exists by now.
-    #[inline]
-    pub(crate) fn slot<'s>(&'s self, serial: u64, _rcu: &'s rcu::Guard) -> Option<Found<'s>> {
-        let r = self.raw();
-        // SAFETY: The ring is valid, and its owner, who alone exchanges its chunks, has lent it for
-        // `'s`; we are in an RCU read side section.
-        unsafe { Found::new((*r).chunks.cast(), (*r).size, serial) }
-    }
-
-    /// Allocates the chunk of `serial`'s slot, if a record fits beside it. Does not sleep.
+    /// Allocates the chunk of the next packet's slot, if a record fits beside it. Does not sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`; `ENOBUFS` at the limit of memory.
-    #[inline]
-    pub(crate) fn provide(&mut self, serial: u64) -> Result {
-        #[cold]
-        #[inline(never)]
-        fn provide(mut ring: Ring<'_>, serial: u64) -> Result {
-            // Else what is left would go for slots that stay empty.
-            let record = Charge::new(Resource::Mem, ring.payer(), RECORD_MAX).ok_or(ENOBUFS)?;
-            let provided = ring.with_slots(|slots| slots.provide(serial, gfp_packet()));
-            drop(record);
-            provided
-        }
-        // Not by reference, so that it need not be in memory.
-        // INVARIANT: As that of `self`, which is borrowed meanwhile.
-        let ring = Ring {
-            pcap: self.pcap,
-            dir: self.dir,
-            _owner: PhantomData,
-        };
-        provide(ring, serial)
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn provide(mut self) -> Result {
+        // Else what is left would go for slots that stay empty.
+        let record = Charge::new(Resource::Mem, self.payer(), RECORD_MAX).ok_or(ENOBUFS)?;
+        let serial = self.next();
+        let provided = self.with_slots(|slots| slots.provide(serial, gfp_packet()));
+        drop(record);
+        provided
     }
 
-    /// Adds to the number of records that keep pages in memory: before such a record is put into
-    /// its slot, and after it was taken out.
+    /// About how many records keep pages in memory.
     #[inline]
-    pub(crate) fn add_payloads(&self, n: i64) {
-        if n != 0 {
-            // SAFETY: The ring is valid, and the counter accessed atomically.
-            let cell = unsafe { Atomic::from_ptr(addr_of_mut!((*self.raw()).payloads.counter)) };
-            cell.add(n, Relaxed);
-        }
-    }
-
-    /// Counts that a record kept pages in memory `before`, or not, and does `now`, or not. Called
-    /// before it is put into its slot.
-    #[inline]
-    pub(crate) fn change_payloads(&self, before: bool, now: bool) {
-        self.add_payloads(i64::from(now).wrapping_sub(i64::from(before)))
+    pub(crate) fn payloads(&self) -> Payloads<'_> {
+        // SAFETY: The ring is valid, and the counter accessed atomically.
+        Payloads(unsafe { Atomic::from_ptr(addr_of_mut!((*self.raw()).payloads.counter)) })
     }
 
     /// As [`Slots::take_if`].
@@ -371,6 +346,86 @@ impl Ring<'_> {
             Atomic::from_ptr(addr_of_mut!((*r).payloads.counter)).store(0i64, Relaxed);
             old
         }
+    }
+}
+
+/// The number of records of a ring that keep pages in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Payloads<'a>(&'a Atomic<i64>);
+
+impl Payloads<'_> {
+    /// Adds: before such a record is put into its slot, and after it was taken out.
+    #[inline]
+    pub(crate) fn add(self, n: i64) {
+        if n != 0 {
+            self.0.add(n, Relaxed);
+        }
+    }
+
+    /// Counts that a record kept pages in memory `before`, or not, and does `now`, or not. Called
+    /// before it is put into its slot.
+    #[inline]
+    pub(crate) fn change(self, before: bool, now: bool) {
+        self.add(i64::from(now).wrapping_sub(i64::from(before)))
+    }
+}
+
+/// A ring with the slot of its next packet.
+///
+/// # Invariants
+///
+/// `slot` is one of those of `ring`, whose chunks are not exchanged as long as this has it. An RCU
+/// read side section lasts for `'a`.
+pub(crate) struct NextSlot<'a> {
+    ring: Ring<'a>,
+    slot: Found<'a>,
+}
+
+impl<'a> NextSlot<'a> {
+    /// That of a ring, if it exists by now.
+    ///
+    /// # Errors
+    ///
+    /// The ring, if it does not.
+    #[inline(always)]
+    pub(crate) fn of(ring: Ring<'a>, _rcu: &'a rcu::Guard) -> Result<Self, Ring<'a>> {
+        let r = ring.raw();
+        // SAFETY: The ring is valid, and its owner, who alone exchanges its chunks, has lent it for
+        // `'a`; we are in an RCU read side section.
+        match unsafe { Found::new((*r).chunks.cast(), (*r).size, (*r).next) } {
+            // INVARIANT: Just found; whoever has this gets no more than a shared reference to the
+            // ring, unless by giving the slot up.
+            Some(slot) => Ok(Self { ring, slot }),
+            None => Err(ring),
+        }
+    }
+
+    /// The ring.
+    #[inline]
+    pub(crate) fn ring(&self) -> &Ring<'a> {
+        &self.ring
+    }
+
+    /// The ring, without the slot.
+    #[inline]
+    pub(crate) fn into_ring(self) -> Ring<'a> {
+        self.ring
+    }
+
+    /// Takes the record out.
+    #[inline]
+    pub(crate) fn take(&self) -> Option<Record> {
+        self.slot.take()
+    }
+
+    /// As [`Found::put`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Found::put`].
+    #[inline(always)]
+    pub(crate) fn put(&self, record: Record) -> Result<(), Met> {
+        self.slot.put(record)
     }
 }
 
@@ -432,27 +487,130 @@ fn set_history(sk: &TcpSock, pcap: *mut bindings::tcp_pcap) {
 /// Bytes of a history.
 const CAPTURE_LEN: usize = size_of::<bindings::tcp_pcap>();
 
-/// A history that no socket has yet.
+/// A history that no socket has. It is freed when dropped, with the records in its slots.
 ///
 /// # Invariants
 ///
-/// `0` is a valid `struct tcp_pcap` with empty rings, owned by this value, charged, and in no list.
-pub(crate) struct Capture(KBox<bindings::tcp_pcap>, Charge);
+/// Points at a valid `struct tcp_pcap` that belongs to this value, is charged, and is in no list.
+/// Nobody looks at its slots; those who found it under RCU look at other words only.
+pub(crate) struct Capture(NonNull<bindings::tcp_pcap>);
+
+// SAFETY: Nobody else uses it, and it may be freed on any CPU.
+unsafe impl Send for Capture {}
 
 impl Capture {
-    /// Allocates a history with no slots.
+    /// A history for a socket that is to have rings of these sizes (in, out), without packets: one
+    /// that was kept for this, or a new one without slots.
     ///
     /// # Errors
     ///
     /// `ENOMEM`; `ENOBUFS` at the limit of memory.
-    pub(crate) fn new(payer: Payer, flags: Flags) -> Result<Self> {
+    pub(crate) fn new(payer: Payer, sizes: (u32, u32), flags: Flags) -> Result<Self> {
+        match limit::take_history(payer, |kept| kept.ring_sizes() == sizes) {
+            Some(mut kept) => {
+                kept.configure(sizes);
+                Ok(kept)
+            }
+            None => Self::alloc(payer, sizes, flags),
+        }
+    }
+
+    /// Allocates a history with no slots.
+    #[inline(never)]
+    fn alloc(payer: Payer, sizes: (u32, u32), flags: Flags) -> Result<Self> {
         let charge = Charge::new(Resource::Mem, payer, slab_size(CAPTURE_LEN)).ok_or(ENOBUFS)?;
         let mut pcap = KBox::new(bindings::tcp_pcap::default(), flags)?;
         if payer == Payer::Containers {
             pcap.flags = CAPTURE_CONTAINER;
         }
+        let rings = &mut *pcap;
+        for (ring, size) in [(&mut rings.in_, sizes.0), (&mut rings.out, sizes.1)] {
+            ring.size = size;
+            ring.nr_chunks = nr_chunks(size) as u32;
+        }
+        charge.keep();
+        // SAFETY: Never null.
         // INVARIANT: Zeroes are a history with empty rings; just charged.
-        Ok(Self(pcap, charge))
+        let mut history = Self(unsafe { NonNull::new_unchecked(KBox::into_raw(pcap)) });
+        history.configure(sizes);
+        Ok(history)
+    }
+
+    /// The C pointer, to be taken over by [`Self::from_raw`].
+    #[inline]
+    pub(super) fn into_raw(self) -> NonNull<bindings::tcp_pcap> {
+        ManuallyDrop::new(self).0
+    }
+
+    /// Takes over what [`Self::into_raw`] returned.
+    ///
+    /// # Safety
+    ///
+    /// `pcap` was returned by [`Self::into_raw`] and is taken over once; nobody has it since.
+    #[inline]
+    pub(super) unsafe fn from_raw(pcap: NonNull<bindings::tcp_pcap>) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self(pcap)
+    }
+
+    fn payer(&self) -> Payer {
+        // SAFETY: By the type invariant.
+        payer_of(unsafe { (*self.0.as_ptr()).flags })
+    }
+
+    pub(crate) fn ring_sizes(&self) -> (u32, u32) {
+        let p = self.0.as_ptr();
+        // SAFETY: By the type invariant.
+        unsafe { ((*p).in_.size, (*p).out.size) }
+    }
+
+    /// Sets the sizes that the socket is to have.
+    fn configure(&mut self, sizes: (u32, u32)) {
+        let p = self.0.as_ptr();
+        // SAFETY: By the type invariant; who found it under RCU may read it at once.
+        let (size_in, size_out) = unsafe {
+            (
+                Atomic::from_ptr(addr_of_mut!((*p).size_in)),
+                Atomic::from_ptr(addr_of_mut!((*p).size_out)),
+            )
+        };
+        size_in.store(sizes.0, Relaxed);
+        size_out.store(sizes.1, Relaxed);
+    }
+
+    /// Passes the slots of each ring to `f`, in turn.
+    ///
+    /// Private, because `f` must neither move the slots away nor provide chunks.
+    fn with_slots(&mut self, mut f: impl FnMut(&mut Slots)) {
+        let (p, payer) = (self.0.as_ptr(), self.payer());
+        // SAFETY: By the type invariant; they are forgotten again.
+        unsafe {
+            for ring in [addr_of_mut!((*p).in_), addr_of_mut!((*p).out)] {
+                f(&mut ManuallyDrop::new(slots_of(ring, payer)));
+            }
+        }
+    }
+
+    /// Makes it a history without packets again, with the slots that it has, which are empty.
+    fn reset(&mut self) {
+        let p = self.0.as_ptr();
+        // SAFETY: By the type invariant.
+        unsafe {
+            for ring in [addr_of_mut!((*p).in_), addr_of_mut!((*p).out)] {
+                (*ring).next = 0;
+                (*ring).captured = 0;
+                (*ring).evicted = 0;
+                (*ring).header_only = 0;
+                (*ring).lost = 0;
+                (*ring).reclaimed = 0;
+                (*ring).stripped = 0;
+                (*ring).payloads.counter = 0;
+            }
+            (*p).order = 0;
+            (*p).sk = ptr::null_mut();
+            (*p).round = 0;
+            (*p).stamp = 0;
+        }
     }
 
     /// Gives the history to a socket that has none, and makes it known to readers.
@@ -465,22 +623,72 @@ impl Capture {
         if unsafe { Owner::of(sk) }.is_some() {
             return Err(EBUSY);
         }
-        let Self(pcap, charge) = self;
-        let pcap = KBox::into_raw(pcap);
         // It stays charged until it is detached.
-        charge.keep();
+        let pcap = self.into_raw();
+        let p = pcap.as_ptr();
         // SAFETY: `pcap` is valid and ours, and in no list; the caller owns the socket.
         unsafe {
-            (*pcap).sk = sk.as_raw();
-            (*pcap).netns_cookie = sk.net_cookie();
-            shard::link(pcap);
-            set_history(sk, pcap);
-            // INVARIANT: It is the history of `sk` now.
-            Ok(Owner {
-                pcap: NonNull::new_unchecked(pcap),
-                _sock: PhantomData,
-            })
+            (*p).sk = sk.as_raw();
+            (*p).netns_cookie = sk.net_cookie();
+            shard::link(p);
+            set_history(sk, p);
         }
+        // INVARIANT: It is the history of `sk` now.
+        Ok(Owner {
+            pcap,
+            _sock: PhantomData,
+        })
+    }
+
+    /// Takes the history from its socket.
+    fn of_socket(sk: &TcpSock, owner: Owner<'_>) -> Self {
+        set_history(sk, ptr::null_mut());
+        // SAFETY: By the invariant of `Owner`, which ends here, it is linked.
+        unsafe { shard::unlink(owner.pcap.as_ptr()) };
+        // INVARIANT: Nobody finds it any more; it was charged when it was attached.
+        Self(owner.pcap)
+    }
+
+    /// Frees it if it has many packets: later, in process context.
+    fn free_if_large(mut self) -> Option<Self> {
+        let (mut packets, mut used) = (0u32, 0u32);
+        self.with_slots(|slots| used = used.saturating_add(slots.used));
+        if used <= FREED_AT_ONCE {
+            return Some(self);
+        }
+        // Reclaim may have taken most of them.
+        self.with_slots(|slots| packets = packets.saturating_add(slots.may_hold()));
+        if packets <= FREED_AT_ONCE {
+            return Some(self);
+        }
+        // SAFETY: It belongs to whoever frees it.
+        unsafe { bindings::tcp_pcap_free_later(self.into_raw().as_ptr()) };
+        None
+    }
+
+    /// Keeps its records for later connections, and the history itself, where there is room.
+    fn keep(mut self) {
+        let Some(mut kept) = limit::spares(self.payer()) else {
+            return;
+        };
+        self.with_slots(|slots| slots.empty(|record| record.retire(&mut kept)));
+        let (mut slots, mut has_slots) = (0usize, false);
+        self.with_slots(|ring| {
+            let mem = ring.mem();
+            slots = slots.saturating_add(mem);
+            has_slots |= mem != 0;
+        });
+        if has_slots {
+            self.reset();
+            kept.keep_history(self, slots.saturating_add(slab_size(CAPTURE_LEN)));
+        }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, and nobody uses it after this.
+        while unsafe { free_some(self.0.as_ptr()) } {}
     }
 }
 
@@ -489,28 +697,17 @@ const FREED_AT_ONCE: u32 = 256;
 
 /// Takes the history from its socket, and frees it with its packets; many packets later, in process
 /// context.
-pub(crate) fn detach(sk: &TcpSock, mut owner: Owner<'_>) {
-    let payer = owner.payer();
-    let packets = Dir::ALL
-        .iter()
-        .fold(0u32, |n, dir| n.saturating_add(owner.ring(*dir).may_hold()));
-    let is_small = packets <= FREED_AT_ONCE;
-    if is_small {
-        for dir in Dir::ALL {
-            drop(owner.ring(dir).swap_slots(Slots::new(0, payer)));
-        }
-    }
-    let pcap = owner.pcap.as_ptr();
-    // SAFETY: By the invariant of `Owner`, which ends here; nobody finds the history once it is
-    // unlinked, but for those who found it under RCU before, and it is freed after them.
-    unsafe {
-        set_history(sk, ptr::null_mut());
-        shard::unlink(pcap);
-        if is_small {
-            free_empty(pcap);
-        } else {
-            bindings::tcp_pcap_free_later(pcap);
-        }
+pub(crate) fn detach(sk: &TcpSock, owner: Owner<'_>) {
+    drop(Capture::of_socket(sk, owner).free_if_large());
+}
+
+/// As [`detach`], but what is left of a small one is kept for later connections.
+///
+/// The socket ends, so nobody asks for its options any more. Who found the history as that of a
+/// listener, under RCU, may read the sizes of another socket, for a child that will not live.
+pub(crate) fn retire(sk: &TcpSock, owner: Owner<'_>) {
+    if let Some(history) = Capture::of_socket(sk, owner).free_if_large() {
+        history.keep();
     }
 }
 
@@ -523,12 +720,10 @@ pub(crate) fn free_slots(slots: [Slots; 2], payer: Payer) {
     if packets <= FREED_AT_ONCE {
         return;
     }
-    let Ok(Capture(carrier, charge)) = Capture::new(payer, gfp_packet()) else {
+    let Ok(carrier) = Capture::alloc(payer, (0, 0), gfp_packet()) else {
         return;
     };
-    let carrier = KBox::into_raw(carrier);
-    // Until `free_empty()`.
-    charge.keep();
+    let carrier = carrier.into_raw().as_ptr();
     // SAFETY: `carrier` is a valid history with empty rings, ours, and in no shard.
     unsafe {
         let rings = [addr_of_mut!((*carrier).in_), addr_of_mut!((*carrier).out)];
@@ -640,7 +835,10 @@ pub(super) unsafe fn present(sk: *mut bindings::sock, dir: Dir) -> Present {
             Dir::In => addr_of!((*pcap).in_),
             Dir::Out => addr_of!((*pcap).out),
         };
-        if addr_of!((*ring).chunks).read_volatile().is_null() {
+        // One that was taken over has slots before it has packets.
+        if addr_of!((*ring).next).read_volatile() == 0
+            || addr_of!((*ring).chunks).read_volatile().is_null()
+        {
             return Present::Empty;
         }
         Present::Slots(addr_of!((*ring).size).read_volatile())

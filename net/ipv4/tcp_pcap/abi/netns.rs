@@ -21,8 +21,6 @@ use kernel::{
 pub(crate) struct Mib(bindings::tcp_pcap_mib);
 
 impl Mib {
-    /// Packets recorded.
-    pub(crate) const CAPTURED: Self = Self(bindings::tcp_pcap_mib_TCP_PCAP_MIB_CAPTURED);
     /// Packets not recorded for want of memory.
     pub(crate) const LOST: Self = Self(bindings::tcp_pcap_mib_TCP_PCAP_MIB_LOST);
     /// Sockets without a history for want of memory.
@@ -34,9 +32,9 @@ impl Mib {
     pub(crate) const RECLAIMED_PAGES: Self =
         Self(bindings::tcp_pcap_mib_TCP_PCAP_MIB_RECLAIMED_PAGES);
 
-    /// Packets recorded with headers only, for this reason.
+    /// Packets recorded, with headers only for this reason, if there is one.
     #[inline]
-    pub(crate) fn header_only(why: Why) -> Self {
+    pub(crate) fn recorded(why: Why) -> Self {
         // Below TCP_PCAP_MIB_MAX, as each reason is below TCP_PCAP_WHY_MAX.
         Self(bindings::tcp_pcap_mib_TCP_PCAP_MIB_WHY.wrapping_add(why as u32))
     }

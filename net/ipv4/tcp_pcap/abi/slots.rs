@@ -18,10 +18,13 @@ use super::{
     stack::cond_resched, //
 };
 use crate::{
-    limit::{self, Charge},
+    limit::Charge,
     record::Record, //
 };
-use core::ptr::{self, NonNull};
+use core::{
+    num::NonZeroU64,
+    ptr::{self, NonNull},
+};
 use kernel::{
     alloc::{allocator::Kmalloc, flags::*, Allocator, Flags, NumaNode},
     bindings,
@@ -38,8 +41,8 @@ pub(super) type Slot = Atomic<*mut bindings::sk_buff>;
 ///
 /// # Invariants
 ///
-/// - `chunks` is null, or points at `nr_chunks(size)` pointers, charged; each of these is null, or
-///   points at `chunk_slots(size, i)` slots, charged.
+/// - `chunks` is null, or points at `nr_chunks(size)` pointers, charged, and `size` is not 0; each
+///   of these is null, or points at `chunk_slots(size, i)` slots, charged.
 /// - A slot holds null, or the skb of a record that was forgotten (`Charged::into_raw`).
 /// - Those from `used` on hold null; only of slots that were taken from their ring may it be less
 ///   than `size`.
@@ -289,14 +292,16 @@ impl<'a> Found<'a> {
     ///
     /// # Safety
     ///
-    /// `chunks` and `size` are those of a [`Slots`] that lives during `'a`. So do its chunks, or an
-    /// RCU read side section lasts.
+    /// `chunks` and `size` are those of a [`Slots`] that lives during `'a`, so that `size` is not 0
+    /// if there are `chunks`. These live as long, or an RCU read side section lasts.
     #[inline]
     pub(super) unsafe fn new(chunks: *mut *mut Slot, size: u32, serial: u64) -> Option<Self> {
         if chunks.is_null() {
             return None;
         }
-        let s = serial.checked_rem(u64::from(size))? as usize;
+        // SAFETY: There are chunks, so there are slots.
+        let size = unsafe { NonZeroU64::new_unchecked(u64::from(size)) };
+        let s = (serial % size) as usize;
         // SAFETY: `s < size`, so there are more than `s / CHUNK_SLOTS` pointers; owner and reclaim
         // write them atomically.
         let cell = unsafe { Atomic::from_ptr(chunks.add(s / CHUNK_SLOTS)) };
@@ -433,6 +438,42 @@ impl Slots {
             })
     }
 
+    /// Passes all records to `f`, one after the other; the slots stay. Nobody else has the ring.
+    #[inline]
+    pub(super) fn empty(&mut self, mut f: impl FnMut(Record)) {
+        for i in 0..nr_chunks(self.used) {
+            let Ok(cell) = self.cell(i) else {
+                return;
+            };
+            let Some(chunk) = NonNull::new(cell.load(Relaxed)) else {
+                continue;
+            };
+            for s in 0..chunk_slots(self.used, i) {
+                // SAFETY: By the type invariant the chunk has that many slots, of which a word is
+                // all there is, and nobody else uses them.
+                let skb = unsafe { chunk.add(s).cast::<*mut _>().replace(ptr::null_mut()) };
+                if let Some(skb) = NonNull::new(skb) {
+                    // SAFETY: A slot holds a record's skb; whoever takes it out owns it.
+                    f(Record::from_charged(unsafe { Charged::from_raw(skb) }));
+                }
+            }
+        }
+    }
+
+    /// Bytes charged for the slots, without what is in them.
+    pub(super) fn mem(&self) -> usize {
+        let words = |n: usize| slab_size(n.saturating_mul(size_of::<Slot>()));
+        let nr = nr_chunks(self.size);
+        if self.chunks.is_null() {
+            return 0;
+        }
+        (0..nr)
+            .filter(|i| self.cell(*i).is_ok_and(|c| !c.load(Relaxed).is_null()))
+            .fold(words(nr), |sum, i| {
+                sum.saturating_add(words(chunk_slots(self.size, i)))
+            })
+    }
+
     /// Frees the first chunk from index `i` on, with its records. Returns the index of the next.
     pub(super) fn free_chunk(&mut self, i: usize) -> Option<usize> {
         let chunks = NonNull::new(self.chunks)?;
@@ -448,10 +489,8 @@ impl Slots {
                 n: chunk_slots(self.size, i),
                 payer: self.payer,
             };
-            let keep = limit::wants_spares(self.payer);
             // Short connections leave most of a ring as it was.
-            let used = chunk_slots(self.used, i);
-            chunk.records(used).for_each(|record| record.retire(keep));
+            chunk.records(chunk_slots(self.used, i)).for_each(drop);
             // SAFETY: By the type invariant; the slots are empty and not used any more.
             unsafe { free_ptrs(slots, chunk.n, self.payer) };
             return Some(i.saturating_add(1));

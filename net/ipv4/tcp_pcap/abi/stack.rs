@@ -92,6 +92,10 @@ pub(super) unsafe fn is_attached(sk: *mut bindings::sock) -> bool {
 /// those of the last segment, the header's those of the first.
 #[inline]
 pub(crate) fn merged_ack_and_flags(skb: &SkBuff) -> Option<(u32, u8)> {
+    // tcp_add_backlog() adds up the segments of what it merges, of which each has one or more.
+    if skb.gso_segs() < 2 {
+        return None;
+    }
     // SAFETY: The hooks in the receive path come after `tcp_v4_fill_cb()` or its IPv6 counterpart,
     // which write all of it; the control buffer is aligned to 8 bytes and large enough.
     let (ack, flags) = unsafe {
