@@ -500,6 +500,19 @@ mod tests {
     }
 
     #[test]
+    fn spares_in_hand_stay_in_hand_until_they_are_let_go() {
+        for spares in Stock::all().map(|stock| stock.spares(Containers)) {
+            let open = spares.try_open();
+            assert!(open.is_some());
+            assert!(spares.try_open().is_none());
+            assert!(spares.try_open().is_none());
+            drop(open);
+            assert!(spares.try_open().is_some());
+            assert!(spares.try_open().is_some());
+        }
+    }
+
+    #[test]
     fn gives_back_when_dropped_but_not_when_kept() {
         with_max(Frags, 10, || {
             drop(Charge::new(Frags, Host, 4));

@@ -54,8 +54,9 @@ impl Spares {
     /// Takes them in hand, if nobody has.
     #[inline]
     pub(crate) fn try_open(&self) -> Option<Open<'_>> {
+        // Made only if nobody has: the drop of another one would let go what somebody has.
         // INVARIANT: Nobody has; paired with the drop of whoever had.
-        (self.busy().xchg(1, Acquire) == 0).then_some(Open(self))
+        (self.busy().xchg(1, Acquire) == 0).then(|| Open(self))
     }
 }
 
