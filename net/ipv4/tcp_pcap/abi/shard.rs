@@ -296,7 +296,7 @@ impl<'a> Listed<'a> {
             let sk = NonNull::new((*self.pcap.as_ptr()).sk)?;
             let refcnt = addr_of_mut!((*sk.as_ptr()).__sk_common.skc_refcnt);
             // INVARIANT: The reference that was just taken.
-            bindings::refcount_inc_not_zero(refcnt).then_some(HeldSock(sk))
+            bindings::refcount_inc_not_zero(refcnt).then(|| HeldSock(sk))
         }
     }
 }
