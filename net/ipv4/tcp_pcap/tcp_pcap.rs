@@ -2,10 +2,10 @@
 
 //! TCP_PCAP: the last packets of every TCP connection.
 //!
-//! A packet comes in through [`abi`], where C meets Rust; [`rx`] or [`tx`] sees what lies before
-//! its TCP header; [`ring`] finds the slot it goes to and takes the oldest packet out of it;
-//! [`record`] refills that with the new packet's headers and references to its payload, within the
-//! limits of [`limit`].
+//! A packet comes in through [`abi`], where C meets Rust; [`ring`] finds the slot it goes to and
+//! takes the oldest packet out of it; [`rx`] or [`tx`] sees what lies before its TCP header;
+//! [`record`] refills that record with the new packet's headers and references to its payload,
+//! within the limits of [`limit`].
 //!
 //! [`config`] holds what a socket may ask for, [`lifecycle`] when a history begins and ends,
 //! [`reclaim`] and [`lower`] what is given back when memory is short or a limit is lowered.

@@ -558,6 +558,7 @@ impl Capture {
         payer_of(unsafe { (*self.0.as_ptr()).flags })
     }
 
+    /// Sizes of its rings (in, out), whether there are slots by now or not.
     pub(crate) fn ring_sizes(&self) -> (u32, u32) {
         let p = self.0.as_ptr();
         // SAFETY: By the type invariant.
