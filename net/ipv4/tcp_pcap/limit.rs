@@ -367,40 +367,74 @@ pub(crate) fn spare_bytes() -> usize {
     usize::try_from(sum).unwrap_or(0)
 }
 
+/// What came of looking at all stocks once.
+#[derive(PartialEq)]
+enum Drained {
+    /// It fits.
+    Fits,
+    /// It does not, but histories were freed, and what they were charged with may be where this
+    /// has been already.
+    NotYet,
+    /// It does not, and there is no more.
+    All,
+}
+
 /// Gives back what CPUs have in stock of the account that is full, one CPU's after the other, until
-/// `fits`, which is asked at least once.
-fn drain(resource: Resource, full: Payer, mut fits: impl FnMut() -> bool) -> bool {
-    let mut look_again = true;
-    while mem::take(&mut look_again) {
-        for payer in Payer::ALL {
-            if !counts_for(full, payer) {
-                continue;
+/// `fits`.
+fn drain_once(resource: Resource, full: Payer, mut fits: impl FnMut() -> bool) -> Drained {
+    let mut drained = Drained::All;
+    for payer in Payer::ALL {
+        if !counts_for(full, payer) {
+            continue;
+        }
+        for stock in Stock::marked(resource, payer) {
+            let (records, histories) = match resource {
+                Resource::Mem => free_spares_of(stock, payer),
+                Resource::Frags => (0, 0),
+            };
+            if histories != 0 {
+                drained = Drained::NotYet;
             }
-            for stock in Stock::marked(resource, payer) {
-                let (records, histories) = match resource {
-                    Resource::Mem => free_spares_of(stock, payer),
-                    Resource::Frags => (0, 0),
-                };
-                // What they were charged with may be where this has been already.
-                look_again |= histories != 0;
-                let left = stock.left(resource, payer).xchg(0, Full);
-                give_back(resource, payer, left);
-                if (records != 0 || left != 0) && fits() {
-                    return true;
-                }
+            let left = stock.left(resource, payer).xchg(0, Full);
+            give_back(resource, payer, left);
+            if (records != 0 || histories != 0 || left != 0) && fits() {
+                return Drained::Fits;
             }
         }
     }
-    fits()
+    drained
 }
 
-/// The payer whose account holds more than its maximum, after that was lowered. Gives all stocks
-/// back first.
+/// Gives back what CPUs have in stock of the account that is full until `fits`, which is asked at
+/// least once.
+///
+/// It ends: an account that something does not fit into is so full that nobody keeps more for
+/// later.
+fn drain(resource: Resource, full: Payer, mut fits: impl FnMut() -> bool) -> bool {
+    loop {
+        match drain_once(resource, full, &mut fits) {
+            Drained::Fits => return true,
+            Drained::NotYet => {}
+            Drained::All => return fits(),
+        }
+    }
+}
+
+/// Gives back what all CPUs have in stock and keep for later. What they go on to reserve and keep
+/// meanwhile stays.
+pub(crate) fn flush(resource: Resource) {
+    if drain_once(resource, Payer::Host, || false) == Drained::NotYet {
+        drain_once(resource, Payer::Host, || false);
+    }
+}
+
+/// The payer whose account holds more than its maximum, after that was lowered, although all is
+/// given back that CPUs have in stock of it. The stock of an account that holds is left alone.
 pub(crate) fn exceeded(resource: Resource) -> Option<Payer> {
-    drain(resource, Payer::Host, || false);
     Payer::ALL.into_iter().find(|payer| {
         let account = Account::of(resource, *payer);
-        account.reserved().load(Relaxed) > account.max()
+        let holds = || account.reserved().load(Relaxed) <= account.max();
+        !holds() && !drain(resource, *payer, holds)
     })
 }
 

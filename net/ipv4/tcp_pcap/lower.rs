@@ -57,7 +57,7 @@ impl Drop for Lowering {
     }
 }
 
-/// Frees until a lowered limit holds.
+/// Frees until a lowered limit holds; first what is kept for later, also when it holds already.
 ///
 /// Context: process, one at a time. May sleep.
 ///
@@ -66,6 +66,7 @@ impl Drop for Lowering {
 /// `EINTR` if a signal came before it held; `EBUSY` if it does not hold because of histories that
 /// are in the hands of others all the time.
 pub(crate) fn enforce(resource: Resource) -> Result {
+    limit::flush(resource);
     if limit::exceeded(resource).is_none() {
         return Ok(());
     }

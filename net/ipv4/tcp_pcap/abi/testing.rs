@@ -228,8 +228,8 @@ pub(crate) fn with_max<R>(resource: Resource, max: usize, f: impl FnOnce() -> R)
     unsafe { bindings::tcp_pcap_set_max(resource, max) };
     wait_for_free();
     // As when it is lowered: nothing is charged to what was in stock before.
-    let _ = limit::exceeded(Resource::Frags);
-    let _ = limit::exceeded(Resource::Mem);
+    limit::flush(Resource::Frags);
+    limit::flush(Resource::Mem);
     account.peak().store(0, Relaxed);
     let ret = f();
     // SAFETY: As above.
