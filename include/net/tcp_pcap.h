@@ -95,8 +95,8 @@ enum tcp_pcap_dir {
  * @TCP_PCAP_WHY_PFMEMALLOC: pages from the emergency reserves
  * @TCP_PCAP_WHY_LIMIT: net.ipv4.tcp_pcap_frags_max is reached
  * @TCP_PCAP_WHY_DECRYPTED: plain text of an offloaded TLS or PSP connection
- * @TCP_PCAP_WHY_LINEAR: payload in a linear part that cannot be referenced, or
- *   an IP header so long that not even the TCP header fits behind it
+ * @TCP_PCAP_WHY_LINEAR: payload in a linear part that cannot be referenced or in
+ *   too many frags, or an IP header so long that the TCP header does not fit
  * @TCP_PCAP_WHY_FRAG_LIST: payload in a frag_list
  * @TCP_PCAP_WHY_RECLAIMED: payload given back under memory pressure, or because
  *   a limit was lowered
@@ -226,8 +226,8 @@ static_assert(offsetofend(struct tcp_pcap_rec, reserved2) ==
 
 /**
  * struct tcp_pcap_ring - the last packets of one direction
- * @chunks: slots, %TCP_PCAP_CHUNK_SLOTS in each chunk but the last; NULL until
- *   the first packet, as is each chunk
+ * @chunks: slots, %TCP_PCAP_CHUNK_SLOTS in each chunk but the last; NULL, as is
+ *   each chunk, as long as no slot of it was needed
  * @size: number of slots
  * @nr_chunks: number of chunks
  * @next: serial of the next packet; retained are serials in [@next - @size,
@@ -306,7 +306,7 @@ struct tcp_pcap {
 };
 
 /**
- * struct tcp_pcap_shard - captures that were created on one CPU
+ * struct tcp_pcap_shard - captures of sockets that got theirs on one CPU
  * @lock: protects @captures, and keeps the owners of their sockets from taking
  *   slots away; taken with BH off
  * @captures: list of struct tcp_pcap
@@ -386,10 +386,10 @@ struct tcp_pcap_spares {
  * @left: reserved by this CPU for the host and not charged, by enum
  *   tcp_pcap_resource
  * @left_containers: the same for containers
- * @packets: records made less records freed on this CPU; the sum of all CPUs
- *   counts
- * @cpu: the CPU
+ * @packets: records taken into use on this CPU less those freed or kept for
+ *   later; only the sum of all CPUs counts
  * @payloads: the same of records that keep pages in memory
+ * @cpu: the CPU
  * @refused: charges refused
  * @reclaimed_packets: records given back by reclaim
  * @reclaimed_payloads: records of which the payload was given back
@@ -421,8 +421,8 @@ struct tcp_pcap_stock {
  * @TCP_PCAP_MIB_NO_HISTORY: sockets without a history for want of memory
  * @TCP_PCAP_MIB_RECLAIMED_PACKETS: packets given back by reclaim
  * @TCP_PCAP_MIB_RECLAIMED_PAGES: pages given back by reclaim
- * @TCP_PCAP_MIB_WHY: packets recorded; @TCP_PCAP_MIB_WHY + w counts those that
- *   have w of enum tcp_pcap_why
+ * @TCP_PCAP_MIB_WHY: the first of %TCP_PCAP_WHY_MAX: packets recorded, by enum
+ *   tcp_pcap_why; TCPPcapCaptured is the sum
  * @TCP_PCAP_MIB_MAX: number of counters
  */
 enum tcp_pcap_mib {

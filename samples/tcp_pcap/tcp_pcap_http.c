@@ -24,7 +24,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Since Linux 7.3; a C library may be older. */
+/* A C library may be older than these. */
 #ifndef TCP_PCAP_OUT
 #define TCP_PCAP_OUT	47
 #endif

@@ -42,8 +42,8 @@ examples:
   drgn -k -s vmlinux tcp_pcap.py list
 
 exit status: 0 complete; 1 partial, some memory was missing or damaged and a warning
-on stderr says what, or 'show' and 'export' found no socket that matches; 2 nothing could
-be read, or the command line is wrong"""
+on stderr says what, or 'show' found no socket that matches, or 'export' none that has
+packets; 2 nothing could be read, or the command line is wrong"""
 
 _MAX_NAMED = 20
 
