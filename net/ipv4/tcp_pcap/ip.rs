@@ -317,7 +317,7 @@ pub(crate) fn claims_at_least(header: &[u8], total: usize) -> bool {
 }
 
 /// Whether the checksum of an IPv4 header with options, which may have been changed on the way, is
-/// right. It is for any other header, of another [`version`]: the IP layer checked it.
+/// right. Any other header, and one of another [`version`], is as the IP layer has it.
 #[inline]
 pub(crate) fn has_checksum(version: Option<u8>, header: &[u8]) -> bool {
     header.len() <= IPV4_LEN || version != Some(4) || checksum(header) == 0

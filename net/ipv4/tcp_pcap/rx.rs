@@ -15,13 +15,16 @@ use crate::{
     ring::{self, RareClaim},
 };
 use kernel::{
-    net::{skbuff::SkBuff, sock::TcpSock},
+    net::{
+        skbuff::{ReceivedSkBuff, SkBuff},
+        sock::TcpSock, //
+    },
     sync::rcu, //
 };
 
 /// Records a received packet whose `data` is at its TCP header.
 #[inline(always)]
-pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &SkBuff, time: u64) {
+pub(crate) fn capture(sk: &TcpSock, owner: &mut Owner<'_>, skb: &ReceivedSkBuff, time: u64) {
     let rcu = rcu::read_lock();
     let Some(claim) = ring::claim(owner.ring(Dir::In), &rcu, sk, time) else {
         return;
@@ -83,7 +86,7 @@ impl Headers for Received<'_> {
 /// `ip_options_compile()` filled in our address and the time, and left the checksum as it was.
 #[cold]
 #[inline(never)]
-fn capture_fixed(claim: RareClaim<'_>, sk: &TcpSock, skb: &SkBuff, time: u64) {
+fn capture_fixed(claim: RareClaim<'_>, sk: &TcpSock, skb: &ReceivedSkBuff, time: u64) {
     let header = skb.network_to_data();
     let version = ip::version(header);
     let total = header.len().saturating_add(skb.len());

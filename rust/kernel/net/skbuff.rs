@@ -5,7 +5,7 @@
 //! Two types wrap `struct sk_buff`:
 //!
 //! - [`SkBuff`] is a buffer of the network stack, borrowed for the duration of a call: it can be
-//!   read, never changed.
+//!   read, never changed; as a [`ReceivedSkBuff`] with what is before `data`.
 //! - [`PrivateSkBuff`] is a buffer that belongs to us alone and that the stack never sees: its
 //!   linear part can be written, and it can hold references to pages of other buffers.
 //!
@@ -22,6 +22,7 @@ use core::{
     hint::assert_unchecked,
     marker::PhantomData,
     mem::ManuallyDrop,
+    ops::Deref,
     ptr::{addr_of, NonNull},
     slice, //
 };
@@ -49,9 +50,8 @@ pub enum IpSummed {
 /// # Invariants
 ///
 /// Points at a valid `struct sk_buff` whose length, linear part, frags and flags nobody changes
-/// while
-/// this reference exists (reference counts may change), and whose
-/// linear part is initialised from the network header to the tail.
+/// while this reference exists (reference counts may change), and whose linear part is initialised
+/// from `data` to the tail.
 #[repr(transparent)]
 pub struct SkBuff(Opaque<bindings::sk_buff>);
 
@@ -60,8 +60,7 @@ impl SkBuff {
     ///
     /// # Safety
     ///
-    /// For the duration of `'a`, `ptr` is valid, its headers and frags are not changed, and its
-    /// network header, if it is set, lies in the linear part.
+    /// For the duration of `'a`, `ptr` is valid, and its headers and frags are not changed.
     #[inline]
     pub unsafe fn from_raw<'a>(ptr: *const bindings::sk_buff) -> &'a Self {
         // SAFETY: By the safety requirements; `SkBuff` is transparent over `sk_buff`.
@@ -108,33 +107,6 @@ impl SkBuff {
         // SAFETY: By the type invariant `data` points at `len - data_len` initialised bytes which
         // do not change.
         unsafe { slice::from_raw_parts((*self.as_raw()).data, len) }
-    }
-
-    /// The bytes between the network header and `data`: the IP header with options or extension
-    /// headers, when `data` is at the transport header.
-    ///
-    /// Empty if the network header is not before `data`.
-    #[inline]
-    pub fn network_to_data(&self) -> &[u8] {
-        // SAFETY: By the type invariant.
-        let off = unsafe { bindings::skb_network_offset(self.as_raw()) };
-        let len = usize::try_from(off.wrapping_neg()).unwrap_or(0);
-        // SAFETY: By the type invariant the network header lies `len` bytes before `data` in the
-        // linear part.
-        unsafe { slice::from_raw_parts((*self.as_raw()).data.wrapping_sub(len), len) }
-    }
-
-    /// The linear part from the network header on.
-    ///
-    /// As [`Self::linear`] if the network header is not before `data`.
-    #[inline]
-    pub fn network_to_tail(&self) -> &[u8] {
-        let (header, linear) = (self.network_to_data().len(), self.linear().len());
-        // SAFETY: By the type invariant the linear part is initialised from the network header on,
-        // which lies `header` bytes before `data`.
-        unsafe {
-            slice::from_raw_parts((*self.as_raw()).data.wrapping_sub(header), header + linear)
-        }
     }
 
     /// Copies bytes that start `offset` bytes after `data`, from wherever they lie.
@@ -299,6 +271,64 @@ impl SkBuff {
         // SAFETY: The buffer's head is a reference to the page and is not changed while it is
         // borrowed.
         Some(unsafe { Frag::new(page, offset, len) })
+    }
+}
+
+/// A buffer of the network stack that has a network header: one that was received.
+///
+/// # Invariants
+///
+/// The network header lies at or before `data`, and the linear part is initialised from there on.
+#[repr(transparent)]
+pub struct ReceivedSkBuff(SkBuff);
+
+impl ReceivedSkBuff {
+    /// Borrows a buffer of the stack.
+    ///
+    /// # Safety
+    ///
+    /// As [`SkBuff::from_raw`]; the network header is set, and lies in the linear part, at or
+    /// before `data`.
+    #[inline]
+    pub unsafe fn from_raw<'a>(ptr: *const bindings::sk_buff) -> &'a Self {
+        // SAFETY: By the safety requirements; `ReceivedSkBuff` is transparent over `sk_buff`.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// The bytes between the network header and `data`: the IP header with options or extension
+    /// headers, when `data` is at the transport header.
+    ///
+    /// Empty if the network header is not before `data`.
+    #[inline]
+    pub fn network_to_data(&self) -> &[u8] {
+        // SAFETY: By the type invariant.
+        let off = unsafe { bindings::skb_network_offset(self.as_raw()) };
+        let len = usize::try_from(off.wrapping_neg()).unwrap_or(0);
+        // SAFETY: By the type invariant the network header lies `len` bytes before `data` in the
+        // linear part.
+        unsafe { slice::from_raw_parts((*self.as_raw()).data.wrapping_sub(len), len) }
+    }
+
+    /// The linear part from the network header on.
+    ///
+    /// As [`Self::linear`] if the network header is not before `data`.
+    #[inline]
+    pub fn network_to_tail(&self) -> &[u8] {
+        let (header, linear) = (self.network_to_data().len(), self.linear().len());
+        // SAFETY: By the type invariant the linear part is initialised from the network header on,
+        // which lies `header` bytes before `data`.
+        unsafe {
+            slice::from_raw_parts((*self.as_raw()).data.wrapping_sub(header), header + linear)
+        }
+    }
+}
+
+impl Deref for ReceivedSkBuff {
+    type Target = SkBuff;
+
+    #[inline]
+    fn deref(&self) -> &SkBuff {
+        &self.0
     }
 }
 
@@ -799,7 +829,10 @@ mod tests {
     fn network_header_is_at_the_start() -> Result {
         let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
         skb.set_linear(8, 20);
-        assert!(skb.as_skb().network_to_data().is_empty());
+        // SAFETY: `set_linear` sets it to `data`.
+        let skb = unsafe { ReceivedSkBuff::from_raw(skb.as_skb().as_raw()) };
+        assert!(skb.network_to_data().is_empty());
+        assert_eq!(skb.network_to_tail(), skb.linear());
         Ok(())
     }
 

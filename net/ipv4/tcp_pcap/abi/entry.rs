@@ -16,7 +16,10 @@ use crate::{
 };
 use kernel::{
     bindings,
-    net::{skbuff::SkBuff, sock::TcpSock},
+    net::{
+        skbuff::{ReceivedSkBuff, SkBuff},
+        sock::TcpSock, //
+    },
     prelude::*,
 };
 
@@ -31,7 +34,7 @@ pub(super) unsafe extern "C" fn tcp_pcap_capture_rx(
     time: u64,
 ) {
     // SAFETY: By the safety requirements.
-    let (sk, skb) = unsafe { (TcpSock::from_raw(sk), SkBuff::from_raw(skb)) };
+    let (sk, skb) = unsafe { (TcpSock::from_raw(sk), ReceivedSkBuff::from_raw(skb)) };
     // SAFETY: Nothing else has an `Owner` while C calls this.
     if let Some(mut owner) = unsafe { Owner::of(sk) } {
         rx::capture(sk, &mut owner, skb, time);

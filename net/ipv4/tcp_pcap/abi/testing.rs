@@ -13,7 +13,7 @@ use kernel::{
     bindings,
     error::to_result,
     net::{
-        skbuff::{PrivateSkBuff, SkBuff},
+        skbuff::{PrivateSkBuff, ReceivedSkBuff},
         sock::TcpSock, //
     },
     prelude::*,
@@ -206,9 +206,9 @@ impl StackPacket {
         }
     }
 
-    pub(crate) fn skb(&self) -> &SkBuff {
+    pub(crate) fn skb(&self) -> &ReceivedSkBuff {
         // SAFETY: By the type invariant; the network header lies in the linear part.
-        unsafe { SkBuff::from_raw(self.0) }
+        unsafe { ReceivedSkBuff::from_raw(self.0) }
     }
 }
 
