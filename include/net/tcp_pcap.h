@@ -451,7 +451,7 @@ extern struct tcp_pcap_account tcp_pcap_mem;	/* bytes */
 extern struct tcp_pcap_account tcp_pcap_mem_containers;
 DECLARE_PER_CPU_ALIGNED(struct tcp_pcap_stock, tcp_pcap_stocks);
 extern int sysctl_tcp_pcap_aggressive_free;
-extern spinlock_t tcp_pcap_reclaim_lock;
+extern struct mutex tcp_pcap_reclaim_lock;
 
 DECLARE_STATIC_KEY_FALSE(tcp_pcap_key);
 

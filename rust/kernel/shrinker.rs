@@ -149,6 +149,14 @@ impl ShrinkControl<'_> {
         unsafe { (*self.control.as_ptr()).nr_to_scan }
     }
 
+    /// Sets how much of the work that was asked for this is taken for, in objects, freed or not;
+    /// [`Self::nr_to_scan`] if it is not set.
+    #[inline]
+    pub fn set_nr_scanned(&self, n: usize) {
+        // SAFETY: By the type invariant; nobody else uses it during the callback.
+        unsafe { (*self.control.as_ptr()).nr_scanned = n }
+    }
+
     /// NUMA node to free memory of.
     #[inline]
     pub fn nid(&self) -> i32 {

@@ -30,7 +30,7 @@ struct tcp_pcap_account tcp_pcap_mem_containers;
 DEFINE_PER_CPU_ALIGNED(struct tcp_pcap_stock, tcp_pcap_stocks);
 int sysctl_tcp_pcap_aggressive_free = 1;
 /* Protects the state of reclaim, which Rust has; taken before that of a shard. */
-DEFINE_SPINLOCK(tcp_pcap_reclaim_lock);
+DEFINE_MUTEX(tcp_pcap_reclaim_lock);
 
 /* Switched on with the first history, and never off: neither a packet nor a
  * close has to wait for it.

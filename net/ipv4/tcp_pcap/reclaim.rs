@@ -16,11 +16,16 @@
 //! it was at is marked with its number and put at the end of its list, so that a round goes on
 //! where it stopped, and has seen a list when it finds a marked one at its head.
 //!
+//! Payload that comes while records are being freed goes before more records, as soon as it is
+//! worth the way: looking for it takes two rounds, which with many sockets cost more than what is
+//! found. Records then go on in the shard where they stopped.
+//!
 //! # Locks
 //!
-//! A *step* holds the lock of the state and that of a shard, looks at a limited number of histories
-//! and slots, and puts what it takes into a [`Freed`], which is given back when both locks are
+//! A *step* holds the mutex of the state and the lock of a shard, looks at a limited number of
+//! histories and slots, and puts what it takes into a [`Freed`], which is given back when both are
 //! released. The state belongs to all who reclaim: two at the same time take turns in one pass.
+//! Nothing is allocated meanwhile, which could enter reclaim again.
 //!
 //! Reclaim can be entered from any allocation, with sockets locked, so it takes no socket's lock.
 
@@ -32,7 +37,7 @@ use crate::{
         reclaim::{is_wanted, with_state},
         shard::{self, Listed, Scanned},
         slots::Slots,
-        stack::now,
+        stack::{cond_resched, now},
     },
     limit,
     record::{Freed, Record},
@@ -54,6 +59,12 @@ const HISTORIES_PER_STEP: u32 = 64;
 
 /// Steps of one call by memory reclaim, which calls again if it wants more.
 const STEPS_PER_SCAN: usize = 4096;
+
+/// Objects that memory reclaim asks for at once: `SHRINK_BATCH` of mm/shrinker.c.
+const OBJECTS_PER_SCAN: u64 = 128;
+
+/// Histories that may be looked at for payload that came meanwhile, for each record freed.
+const VISITS_PER_RECORD: u64 = 8;
 
 /// What a round takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,6 +120,11 @@ impl Round {
     pub(crate) fn next_shard(&mut self) {
         self.shard = self.shard.saturating_add(1);
     }
+
+    /// Leaves out the shards before that one.
+    fn starting_at(self, shard: u32) -> Self {
+        Self { shard, ..self }
+    }
 }
 
 /// Goes through all histories: a round for each age class of each kind of object.
@@ -121,13 +137,20 @@ pub(crate) struct Pass {
     /// The last kind of this pass.
     last_kind: Kind,
     class: usize,
-    /// The class from which it takes records next.
+    /// The class from which it takes records next, and the shard.
     record_class: usize,
+    record_shard: u32,
+    /// What `freed` was, and what looking for payload would have cost, in histories, when it began
+    /// to take records.
+    freed_before: u64,
+    detour: u64,
     /// Who has to give, `None` for all.
     payer: Option<Payer>,
     round: Round,
-    /// Histories that it was at, and objects that it freed.
+    /// Histories that it was at, those of them that this round is done with, and objects that it
+    /// freed.
     visited: u64,
+    in_round: u64,
     freed: u64,
 }
 
@@ -178,9 +201,13 @@ impl State {
             last_kind: to,
             class: 0,
             record_class: 0,
+            record_shard: 0,
+            freed_before: 0,
+            detour: 0,
             payer,
             round: self.new_round(),
             visited: 0,
+            in_round: 0,
             freed: 0,
         };
         self.last_start = now;
@@ -194,9 +221,10 @@ impl State {
         self.is_lowering = is_lowering;
     }
 
-    /// What memory reclaim does in one step: frees up to `objects`, and takes from that what it
-    /// frees. Returns whether that was the end of a pass, or `None` if it is kept out.
-    fn step(&mut self, objects: &mut usize, freed: &mut Freed) -> Option<bool> {
+    /// What memory reclaim does in one step: frees up to `objects`, takes from that what it frees,
+    /// and adds to `visited` how many histories it looked at. Returns whether that was the end of a
+    /// pass, or `None` if it is kept out.
+    fn step(&mut self, objects: &mut usize, freed: &mut Freed, visited: &mut u64) -> Option<bool> {
         if self.is_lowering {
             return None;
         }
@@ -204,7 +232,9 @@ impl State {
             Some(pass) => pass,
             None => self.new_pass(Kind::Payload, Kind::Record, None),
         };
+        let before = pass.visited;
         let is_over = !pass.step(self, objects, freed);
+        *visited = visited.saturating_add(pass.visited.saturating_sub(before));
         if !is_over {
             self.pass = Some(pass);
         }
@@ -252,7 +282,10 @@ impl Pass {
                     Ok(())
                 };
                 match taken {
-                    Ok(()) => listed.finish(id),
+                    Ok(()) => {
+                        listed.finish(id);
+                        self.in_round = self.in_round.saturating_add(1);
+                    }
                     Err(at) => {
                         listed.set_scanned(id, at);
                         histories = 0;
@@ -299,28 +332,39 @@ impl Pass {
             Kind::Payload if payloads == 0 => None,
             _ => self.class_from(self.class.saturating_add(1)),
         };
+        let mut shard = 0;
         match next {
             Some(class) => self.class = class,
             None if self.kind == self.last_kind => return false,
             None => {
                 self.kind = Kind::Record;
                 self.class = self.class_from(self.record_class).unwrap_or(LAST_CLASS);
+                if self.class == self.record_class {
+                    shard = self.record_shard;
+                }
+                self.freed_before = self.freed;
+                self.detour = self.in_round.saturating_mul(2);
             }
         }
-        self.round = state.new_round();
+        self.round = state.new_round().starting_at(shard);
+        self.in_round = 0;
         packets != 0
     }
 
-    /// Goes back to payload if packets came with some meanwhile; their sockets have been active
-    /// since about the start of the pass.
+    /// Goes back to payload if packets came with some meanwhile, and it is worth the way; their
+    /// sockets have been active since about the start of the pass.
     fn look_for_payload(&mut self, state: &mut State) {
-        if self.kind == Kind::Payload || limit::present().1 == 0 {
+        let freed = self.freed.saturating_sub(self.freed_before);
+        let affordable = VISITS_PER_RECORD.saturating_mul(freed.saturating_add(OBJECTS_PER_SCAN));
+        if self.kind == Kind::Payload || self.detour > affordable || limit::present().1 == 0 {
             return;
         }
         self.record_class = self.class;
+        self.record_shard = self.round.shard;
         self.kind = Kind::Payload;
         self.class = LAST_CLASS.saturating_sub(1);
         self.round = state.new_round();
+        self.in_round = 0;
     }
 
     /// Takes objects from a history, from `at` on.
@@ -338,7 +382,11 @@ impl Pass {
     ) -> Result<(), Scanned> {
         let [first, second] = Dir::ALL;
         for (rings, dir) in [(0, first), (1, second)] {
-            if rings < at.rings || (self.kind == Kind::Payload && !listed.has_payloads(dir)) {
+            let has_some = match self.kind {
+                Kind::Payload => listed.has_payloads(dir),
+                Kind::Record => listed.has_packets(dir),
+            };
+            if rings < at.rings || !has_some {
                 continue;
             }
             let (ring, mut serials) = listed.slots(dir);
@@ -436,15 +484,22 @@ pub(crate) fn free(record: Record, listed: &mut Listed<'_>, dir: Dir, freed: &mu
 
 /// Frees up to `n` objects for memory reclaim. Returns how many, or `None` if there can be none at
 /// this time.
+#[cfg(CONFIG_TCP_PCAP_KUNIT_TEST)]
 pub(crate) fn scan(n: usize) -> Option<usize> {
+    scan_and_count(n, &mut 0)
+}
+
+/// As [`scan`]; adds to `visited` how many histories it looked at.
+fn scan_and_count(n: usize, visited: &mut u64) -> Option<usize> {
     let mut left = n;
     // The pass under way may be near its end; then another one may find more.
     let mut ends = 0;
     with_state(State::refresh);
     for _ in 0..STEPS_PER_SCAN.saturating_add(n) {
         let mut freed = Freed::new();
-        let step = with_state(|state| state.step(&mut left, &mut freed));
+        let step = with_state(|state| state.step(&mut left, &mut freed, visited));
         account_reclaimed_pages(freed.release());
+        cond_resched();
         match step {
             None if left == n => return None,
             None => break,
@@ -485,7 +540,12 @@ impl Shrinker for Histories {
         }
         // Nobody has a use for these now.
         let spares = limit::free_spares();
-        match scan(control.nr_to_scan()) {
+        let mut visited = 0;
+        let scanned = scan_and_count(control.nr_to_scan(), &mut visited);
+        // Where the way is long, this was more work than was asked for.
+        let visited = usize::try_from(visited).unwrap_or(usize::MAX);
+        control.set_nr_scanned(visited.max(control.nr_to_scan()));
+        match scanned {
             Some(freed) => Scan::Freed(freed),
             None if spares != 0 => Scan::Freed(spares),
             None => Scan::Stop,
@@ -638,6 +698,37 @@ mod tests {
         assert_eq!(scan(5), Some(5));
         assert_eq!((counters(&idle)?.2, counters(&recent)?.2), (4, 1));
         assert_eq!(counters(&busy)?.2, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn payload_that_came_meanwhile_is_looked_for_when_that_is_worth_the_way() -> Result {
+        const SOCKS: usize = 600;
+        // Detours of 600 histories, twice, are worth it after so many records.
+        const DUE: usize = 2 * (SOCKS + 1) / VISITS_PER_RECORD as usize + 1 - 128;
+        let mut socks = KVec::new();
+        for _ in 0..SOCKS {
+            socks.push(history(1, 1, now())?, GFP_KERNEL)?;
+        }
+        let busy = history(4, 0, now())?;
+        with_state(|state| state.pass = None);
+        assert_eq!(scan(SOCKS + 1), Some(SOCKS + 1));
+        assert_eq!(limit::present(), (SOCKS - 1, 0));
+        for _ in 0..2 {
+            send(&busy, 1, now())?;
+            let (packets, payloads) = limit::present();
+            assert_eq!(payloads, 1);
+            assert_eq!(scan(DUE - 2), Some(DUE - 2));
+            assert_eq!(limit::present(), (packets + 2 - DUE, 1));
+            assert_eq!(scan(2), Some(2));
+            assert_eq!(limit::present(), (packets - DUE, 1));
+            // Before the next record.
+            assert_eq!(scan(2), Some(2));
+            assert_eq!(limit::present(), (packets - DUE - 1, 0));
+        }
+        // Those that were not looked at come all the same.
+        assert_eq!(scan(2 * SOCKS).map(|n| n < SOCKS), Some(true));
+        assert_eq!(limit::present(), (0, 0));
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state of reclaim, behind its lock, and the switch that an administrator has.
+//! The state of reclaim, behind its mutex, and the switch that an administrator has.
 
 use crate::reclaim::State;
 use core::{
@@ -17,15 +17,17 @@ unsafe impl Sync for Protected {}
 
 static STATE: Protected = Protected(UnsafeCell::new(State::new()));
 
-/// Runs `f` on the state of reclaim, with BH off, as under the locks of shards, which it may take.
+/// Runs `f` on the state of reclaim. `f` may lock shards, and allocates nothing.
+///
+/// Context: may sleep, also within an allocation.
 pub(crate) fn with_state<R>(f: impl FnOnce(&mut State) -> R) -> R {
     let lock = &raw mut bindings::tcp_pcap_reclaim_lock;
     // SAFETY: A C variable, initialised by its definition; nothing that holds it calls this.
-    unsafe { bindings::spin_lock_bh(lock) };
-    // SAFETY: The lock is held, so that nobody else has a reference.
+    unsafe { bindings::mutex_lock(lock) };
+    // SAFETY: It is held, so that nobody else has a reference.
     let ret = f(unsafe { &mut *STATE.0.get() });
     // SAFETY: Locked above.
-    unsafe { bindings::spin_unlock_bh(lock) };
+    unsafe { bindings::mutex_unlock(lock) };
     ret
 }
 

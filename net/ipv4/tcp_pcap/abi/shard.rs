@@ -233,6 +233,16 @@ impl<'a> Listed<'a> {
         self.payloads(dir).load(Relaxed) != 0
     }
 
+    /// Whether there are records of one direction, as far as its owner has counted them.
+    pub(crate) fn has_packets(&self, dir: Dir) -> bool {
+        let get = |c| {
+            // SAFETY: By the type invariant; the owner writes the words at once.
+            unsafe { counter_of(self.ring(dir), c).read_volatile() }
+        };
+        let gone = get(Counter::Evicted).wrapping_add(get(Counter::Reclaimed));
+        get(Counter::Captured) != gone
+    }
+
     /// The slots of one direction, and the serial numbers of its packets.
     pub(crate) fn slots(&self, dir: Dir) -> (SharedSlots<'a>, Range<u64>) {
         let r = self.ring(dir);
