@@ -100,7 +100,7 @@ enum tcp_pcap_dir {
  * @TCP_PCAP_WHY_FRAG_LIST: payload in a frag_list
  * @TCP_PCAP_WHY_RECLAIMED: payload given back under memory pressure, or because
  *   a limit was lowered
- * @TCP_PCAP_WHY_PRESSURE: TCP was under memory pressure (tcp_mem)
+ * @TCP_PCAP_WHY_PRESSURE: TCP was under memory pressure (tcp_mem, or its memcg)
  * @TCP_PCAP_WHY_MAX: number of reasons
  */
 enum tcp_pcap_why {
@@ -159,7 +159,8 @@ enum tcp_pcap_capture_flags {
  * @dir: enum tcp_pcap_dir
  * @why: enum tcp_pcap_why
  * @serial: number of the packet in its ring, from 0; the slot is serial % size
- * @time: CLOCK_MONOTONIC in ns: the stamp TCP itself took for this packet
+ * @time: CLOCK_MONOTONIC in ns: the stamp TCP itself has for this packet, see
+ *   Documentation/networking/tcp_pcap.rst
  * @order: number of the packet in its connection, both directions together,
  *   from 0
  * @orig_len: bytes of the packet from its IP header on, as TCP saw it
@@ -320,17 +321,18 @@ struct tcp_pcap_shard {
  * struct tcp_pcap_account - one limit
  * @reserved: charged, and what the CPUs have in stock: never above @max, but
  *   while a lowered @max is being enforced
- * @max: the limit
  * @peak: highest @reserved so far
- * @batch: what a CPU reserves for its stock, 0 if @max is too small for stocks
+ * @max: the limit; this and the next are written when it is set only
+ * @batch: what a CPU reserves for its stock, 0 if @max is too small for stocks,
+ *   or is exceeded
  *
  * What is charged is @reserved less all stocks. A container's charges go to its
  * own account and to that of the host.
  */
 struct tcp_pcap_account {
 	atomic_long_t	reserved;
-	unsigned long	max;
 	atomic_long_t	peak;
+	unsigned long	max ____cacheline_aligned_in_smp;
 	unsigned long	batch;
 } ____cacheline_aligned_in_smp;
 
@@ -471,6 +473,7 @@ bool tcp_pcap_free_some(struct tcp_pcap *pcap);
 
 /* net/ipv4/tcp_pcap/glue.c */
 void tcp_pcap_set_max(enum tcp_pcap_resource res, unsigned long max);
+void tcp_pcap_set_batch(enum tcp_pcap_resource res);
 unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
 			    enum tcp_pcap_payer payer);
 void tcp_pcap_enable(void);

@@ -163,31 +163,49 @@ unsigned int tcp_pcap_next_stocked(enum tcp_pcap_resource res,
 #define FRAGS_BATCH_MAX	128
 #define MEM_BATCH_MAX	(64 * 1024)
 
-static void set_account(struct tcp_pcap_account *account, unsigned long max,
-			unsigned long batch_max)
-{
-	/* With one payer, all stocks are an eighth of a small limit at most. */
-	unsigned long batch = max / (16 * num_possible_cpus());
+static struct tcp_pcap_account *const tcp_pcap_accounts[][TCP_PCAP_PAYERS] = {
+	[TCP_PCAP_FRAGS] = { &tcp_pcap_frags, &tcp_pcap_frags_containers },
+	[TCP_PCAP_MEM]	 = { &tcp_pcap_mem, &tcp_pcap_mem_containers },
+};
 
-	WRITE_ONCE(account->batch, min(batch, batch_max));
-	WRITE_ONCE(account->max, max);
+/* While more is reserved than the limit, CPUs get no stock, so that what is
+ * released then is not charged again. Who releases reads nothing that others
+ * write: hence this is found out here, when a limit is set and when that was
+ * enforced, by one caller at a time.
+ */
+void tcp_pcap_set_batch(enum tcp_pcap_resource res)
+{
+	unsigned long batch_max = res == TCP_PCAP_FRAGS ? FRAGS_BATCH_MAX :
+							  MEM_BATCH_MAX;
+	bool holds = true;
+	int payer;
+
+	for (payer = 0; payer < TCP_PCAP_PAYERS; payer++) {
+		struct tcp_pcap_account *account;
+		unsigned long batch;
+
+		account = tcp_pcap_accounts[res][payer];
+		/* With one payer, all stocks are an eighth of a small limit at
+		 * most.
+		 */
+		batch = account->max / (16 * num_possible_cpus());
+		/* What a container charges is reserved in both accounts. */
+		holds = holds && atomic_long_read(&account->reserved) <=
+				 account->max;
+		WRITE_ONCE(account->batch, holds ? min(batch, batch_max) : 0);
+	}
 }
 
 /* Sets a limit; tcp_pcap_enforce() makes it hold when it was lowered. */
 void tcp_pcap_set_max(enum tcp_pcap_resource res, unsigned long max)
 {
-	if (res == TCP_PCAP_FRAGS) {
-		set_account(&tcp_pcap_frags_containers, max / 4,
-			    FRAGS_BATCH_MAX);
-		set_account(&tcp_pcap_frags, max, FRAGS_BATCH_MAX);
-	} else {
-		set_account(&tcp_pcap_mem_containers, max / 4, MEM_BATCH_MAX);
-		set_account(&tcp_pcap_mem, max, MEM_BATCH_MAX);
-	}
+	WRITE_ONCE(tcp_pcap_accounts[res][TCP_PCAP_CONTAINERS]->max, max / 4);
+	WRITE_ONCE(tcp_pcap_accounts[res][TCP_PCAP_HOST]->max, max);
 	/* Whoever reserves more either sees the new limit afterwards, and takes
-	 * that back, or is seen by tcp_pcap_enforce().
+	 * that back, or is seen here and by tcp_pcap_enforce().
 	 */
 	smp_mb();
+	tcp_pcap_set_batch(res);
 }
 
 /* What a CPU keeps of closed connections. */
@@ -208,15 +226,7 @@ static long spare_bytes(const struct tcp_pcap_stock *stock,
 unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
 			    enum tcp_pcap_payer payer)
 {
-	static const struct tcp_pcap_account *const accounts[][TCP_PCAP_PAYERS] = {
-		[TCP_PCAP_FRAGS] = {
-			&tcp_pcap_frags, &tcp_pcap_frags_containers
-		},
-		[TCP_PCAP_MEM] = {
-			&tcp_pcap_mem, &tcp_pcap_mem_containers
-		},
-	};
-	long used = atomic_long_read(&accounts[res][payer]->reserved);
+	long used = atomic_long_read(&tcp_pcap_accounts[res][payer]->reserved);
 	int cpu;
 
 	for_each_possible_cpu(cpu) {

@@ -179,10 +179,11 @@ pub(crate) fn disconnect(sk: &TcpSock, owner: &mut Owner<'_>) {
     provide_slots(sk, owner);
 }
 
-/// A limit was lowered so far that there is no memory for the history of this socket.
-pub(crate) fn give_back(sk: &TcpSock, owner: Owner<'_>) {
+/// A limit was lowered so far that there is no memory for the history of this socket. Returns
+/// whether that is freed later.
+pub(crate) fn give_back(sk: &TcpSock, owner: Owner<'_>) -> bool {
     Netns::of(sk).count(Mib::NO_HISTORY, 1);
-    detach(sk, owner);
+    detach(sk, owner)
 }
 
 /// The socket ends.

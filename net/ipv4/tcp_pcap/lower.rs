@@ -11,7 +11,7 @@
 
 use crate::{
     abi::{
-        account::{Payer, Resource},
+        account::{set_batch, Payer, Resource},
         history::wait_for_free,
         layout::Dir,
         reclaim::with_state,
@@ -67,10 +67,12 @@ impl Drop for Lowering {
 /// are in the hands of others all the time.
 pub(crate) fn enforce(resource: Resource) -> Result {
     limit::flush(resource);
-    if limit::exceeded(resource).is_none() {
-        return Ok(());
-    }
-    match try_enforce(resource) {
+    let ret = match limit::exceeded(resource) {
+        Some(_) => try_enforce(resource),
+        None => Err(Stop::Holds),
+    };
+    set_batch(resource);
+    match ret {
         Err(Stop::Holds) => Ok(()),
         Err(Stop::Signal) => Err(EINTR),
         Err(Stop::Busy) => Err(EBUSY),
@@ -256,8 +258,11 @@ fn free_histories(resource: Resource) -> Result<(), Stop> {
         true
     };
     for_each_history(resource, &mut None, hold, |sock| {
+        let mut is_freed_later = false;
         if let Some(sock) = sock.take() {
-            sock.try_own(lifecycle::give_back);
+            sock.try_own(|sk, owner| is_freed_later = lifecycle::give_back(sk, owner));
+        }
+        if is_freed_later {
             // So that not another one is taken for what a worker is about to free.
             wait_for_free();
         }

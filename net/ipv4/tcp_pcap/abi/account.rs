@@ -40,6 +40,14 @@ pub(crate) struct Account(Opaque<bindings::tcp_pcap_account>);
 // SAFETY: Counters are accessed atomically, the others are words that are read at once.
 unsafe impl Sync for Account {}
 
+/// Lets CPUs have stocks again if a limit holds that was exceeded when it was set.
+///
+/// Context: process, one at a time.
+pub(crate) fn set_batch(resource: Resource) {
+    // SAFETY: No requirement.
+    unsafe { bindings::tcp_pcap_set_batch(resource as bindings::tcp_pcap_resource) }
+}
+
 impl Account {
     /// The account of a resource that a payer's charges go to first.
     pub(crate) fn of(resource: Resource, payer: Payer) -> &'static Self {
@@ -77,7 +85,8 @@ impl Account {
         i64::try_from(max).unwrap_or(i64::MAX)
     }
 
-    /// What a CPU reserves for its stock.
+    /// What a CPU reserves for its stock. Nothing while more is reserved than the limit, so that
+    /// what is released then is not charged again.
     pub(crate) fn batch(&self) -> i64 {
         // SAFETY: As in `max`.
         let batch = unsafe { addr_of!((*self.0.get()).batch).read_volatile() };

@@ -697,9 +697,9 @@ impl Drop for Capture {
 const FREED_AT_ONCE: u32 = 256;
 
 /// Takes the history from its socket, and frees it with its packets; many packets later, in process
-/// context.
-pub(crate) fn detach(sk: &TcpSock, owner: Owner<'_>) {
-    drop(Capture::of_socket(sk, owner).free_if_large());
+/// context. Returns whether that is the case.
+pub(crate) fn detach(sk: &TcpSock, owner: Owner<'_>) -> bool {
+    Capture::of_socket(sk, owner).free_if_large().is_none()
 }
 
 /// As [`detach`], but what is left of a small one is kept for later connections.
@@ -713,18 +713,23 @@ pub(crate) fn retire(sk: &TcpSock, owner: Owner<'_>) {
 }
 
 /// Frees slots that were taken from the rings of a socket, received packets first; many packets
-/// later, in process context, if there is memory for what is needed to remember them.
-pub(crate) fn free_slots(slots: [Slots; 2], payer: Payer) {
-    let packets = slots
-        .iter()
-        .fold(0u32, |n, slots| n.saturating_add(slots.may_hold()));
-    if packets <= FREED_AT_ONCE {
-        return;
-    }
-    let Ok(carrier) = Capture::alloc(payer, (0, 0), gfp_packet()) else {
-        return;
+/// later, in process context.
+pub(crate) fn free_slots(mut slots: [Slots; 2], payer: Payer) {
+    let carrier = loop {
+        let packets = slots
+            .iter()
+            .fold(0u32, |n, slots| n.saturating_add(slots.may_hold()));
+        if packets <= FREED_AT_ONCE {
+            return;
+        }
+        match Capture::alloc(payer, (0, 0), gfp_packet()) {
+            Ok(carrier) => break carrier.into_raw().as_ptr(),
+            // At the limit, or without memory, a chunk makes room for what is to remember the rest.
+            Err(_) => {
+                slots.iter_mut().find_map(|slots| slots.free_chunk(0));
+            }
+        }
     };
-    let carrier = carrier.into_raw().as_ptr();
     // SAFETY: `carrier` is a valid history with empty rings, ours, and in no shard.
     unsafe {
         let rings = [addr_of_mut!((*carrier).in_), addr_of_mut!((*carrier).out)];

@@ -3,7 +3,7 @@
 //! Real sockets and buffers for unit tests.
 
 use super::{
-    account::{Account, Payer, Resource},
+    account::{set_batch, Account, Payer, Resource},
     history::{wait_for_free, Owner},
     stack,
 };
@@ -223,17 +223,19 @@ impl Drop for StackPacket {
 pub(crate) fn with_max<R>(resource: Resource, max: usize, f: impl FnOnce() -> R) -> R {
     let account = Account::of(resource, Payer::Host);
     let (old, peak) = (account.max() as usize, account.peak().load(Relaxed));
-    let resource = resource as bindings::tcp_pcap_resource;
-    // SAFETY: No requirement; unit tests run one by one.
-    unsafe { bindings::tcp_pcap_set_max(resource, max) };
+    let set_max = |max| {
+        // SAFETY: No requirement; unit tests run one by one.
+        unsafe { bindings::tcp_pcap_set_max(resource as bindings::tcp_pcap_resource, max) }
+    };
+    set_max(max);
     wait_for_free();
     // As when it is lowered: nothing is charged to what was in stock before.
     limit::flush(Resource::Frags);
     limit::flush(Resource::Mem);
+    set_batch(resource);
     account.peak().store(0, Relaxed);
     let ret = f();
-    // SAFETY: As above.
-    unsafe { bindings::tcp_pcap_set_max(resource, old) };
+    set_max(old);
     account.peak().store(peak, Relaxed);
     ret
 }
