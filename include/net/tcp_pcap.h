@@ -322,7 +322,8 @@ struct tcp_pcap_shard {
  * @reserved: charged, and what the CPUs have in stock: never above @max, but
  *   while a lowered @max is being enforced
  * @peak: highest @reserved so far
- * @max: the limit; this and the next are written when it is set only
+ * @max: the limit; this and the next are written when it is set, and when that
+ *   was enforced, only
  * @batch: what a CPU reserves for its stock, 0 if @max is too small for stocks,
  *   or is exceeded
  *

@@ -439,7 +439,10 @@ pub(crate) fn present() -> (usize, usize) {
 #[kunit_tests(tcp_pcap_limit)]
 mod tests {
     use super::*;
-    use crate::abi::testing::{used, with_max};
+    use crate::abi::{
+        account::set_batch,
+        testing::{used, with_max},
+    };
     use Payer::*;
     use Resource::*;
 
@@ -586,6 +589,25 @@ mod tests {
             let most = Charge::new(Frags, Host, i64::MAX as usize);
             assert!(most.is_some());
             assert!(Charge::new(Frags, Host, 1).is_none());
+        });
+    }
+
+    #[test]
+    fn what_is_released_while_a_maximum_is_exceeded_is_not_charged_again() {
+        const MAX: usize = 1 << 20;
+        with_max(Frags, 2 * MAX, || {
+            let charge = Charge::new(Frags, Host, MAX);
+            let more = Charge::new(Frags, Host, 10);
+            assert!(charge.is_some() && more.is_some());
+            with_max(Frags, MAX, || {
+                drop(more);
+                let stocked = |payer| Account::of(Frags, payer).batch() != 0;
+                assert!(!stocked(Host) && !stocked(Containers));
+                assert!(Charge::new(Frags, Host, 1).is_none());
+                set_batch(Frags);
+                assert!(stocked(Host) && stocked(Containers));
+                assert!(Charge::new(Frags, Host, 1).is_none());
+            });
         });
     }
 

@@ -53,6 +53,9 @@ pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
 /// A pass that is older may be ended, because sockets have become idle since it began.
 const PASS_AGE: u64 = NS_PER_SEC;
 
+/// A pass that is older when it takes records, or that nobody went on with for so long, is ended.
+const STALE_AGE: u64 = 64 * NS_PER_SEC;
+
 /// What a step looks at, at most.
 const SLOTS_PER_STEP: u32 = 512;
 const HISTORIES_PER_STEP: u32 = 64;
@@ -144,6 +147,10 @@ pub(crate) struct Pass {
     /// to take records.
     freed_before: u64,
     detour: u64,
+    /// What looking for payload has cost since.
+    detours: u64,
+    /// When memory reclaim went on with it last.
+    last_used: u64,
     /// Who has to give, `None` for all.
     payer: Option<Payer>,
     round: Round,
@@ -204,6 +211,8 @@ impl State {
             record_shard: 0,
             freed_before: 0,
             detour: 0,
+            detours: 0,
+            last_used: now,
             payer,
             round: self.new_round(),
             visited: 0,
@@ -246,9 +255,9 @@ impl State {
         let Some(mut pass) = self.pass.take().filter(|_| !self.is_lowering) else {
             return;
         };
-        // Not before it was worth the way: else, with many sockets, none would ever get far.
-        let is_old = now().saturating_sub(pass.start) >= PASS_AGE;
-        if !is_old || pass.freed < pass.visited {
+        let now = now();
+        if !pass.is_over(now) {
+            pass.last_used = now;
             pass.look_for_payload(self);
             self.pass = Some(pass);
         }
@@ -256,6 +265,19 @@ impl State {
 }
 
 impl Pass {
+    /// Whether memory reclaim had better begin anew: because sockets have become idle since.
+    fn is_over(&self, now: u64) -> bool {
+        let age = now.saturating_sub(self.start);
+        // Not before it was worth the way: else, with many sockets, none would ever get far.
+        let is_paid = self.freed >= self.visited.saturating_sub(self.detours);
+        match self.kind {
+            _ if now.saturating_sub(self.last_used) >= STALE_AGE => true,
+            // Who has nothing left is gone through quickly the next time.
+            Kind::Record if age >= STALE_AGE => true,
+            _ => age >= PASS_AGE && is_paid,
+        }
+    }
+
     /// Frees up to `objects`, and takes from that what it frees, as far as one step goes. Returns
     /// whether there is more.
     pub(crate) fn step(
@@ -359,6 +381,7 @@ impl Pass {
         if self.kind == Kind::Payload || self.detour > affordable || limit::present().1 == 0 {
             return;
         }
+        self.detours = self.detours.saturating_add(self.detour);
         self.record_class = self.class;
         self.record_shard = self.round.shard;
         self.kind = Kind::Payload;
@@ -726,10 +749,38 @@ mod tests {
             assert_eq!(scan(2), Some(2));
             assert_eq!(limit::present(), (packets - DUE - 1, 0));
         }
-        // Those that were not looked at come all the same.
-        assert_eq!(scan(2 * SOCKS).map(|n| n < SOCKS), Some(true));
+        // It has left nobody out: what there is, is found in the same pass.
+        let (packets, payloads) = limit::present();
+        assert_eq!(scan(packets + payloads), Some(packets + payloads));
         assert_eq!(limit::present(), (0, 0));
+        let freed = with_state(|state| state.pass.as_ref().map(|pass| pass.freed));
+        assert_eq!(freed, Some(2 * (SOCKS as u64 + 2)));
         Ok(())
+    }
+
+    #[test]
+    fn a_pass_is_ended_when_it_is_old() {
+        use Kind::*;
+        let mut pass = with_state(|state| state.new_pass(Payload, Record, None));
+        (pass.start, pass.freed) = (NS_PER_SEC, 5);
+        for (kind, age, unused, visited, expected) in [
+            (Payload, PASS_AGE - 1, 0, 5, false),
+            (Payload, PASS_AGE, 0, 6, false),
+            (Payload, PASS_AGE, 0, 5, true),
+            (Payload, STALE_AGE, 0, 6, false),
+            (Payload, STALE_AGE, STALE_AGE, 6, true),
+            (Record, PASS_AGE, 0, 6, false),
+            (Record, PASS_AGE, 0, 5, true),
+            (Record, STALE_AGE - 1, 0, 6, false),
+            (Record, STALE_AGE, 0, 6, true),
+        ] {
+            let now = pass.start + age;
+            (pass.kind, pass.last_used) = (kind, now - unused);
+            for detours in [0, 7] {
+                (pass.visited, pass.detours) = (visited + detours, detours);
+                assert_eq!(pass.is_over(now), expected);
+            }
+        }
     }
 
     #[test]
