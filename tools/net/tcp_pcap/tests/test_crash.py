@@ -122,7 +122,7 @@ def history(layout: Layout) -> tuple[dict[str, str], dict[str, str]]:
         "struct tcp_pcap PCAP": rf"\bsk = {capture.sk:#x}\b",
         "struct tcp_sock SOCK": rf"\bpcap = {capture.address:#x}\b",
         "foreach net -s -R SOCK": rf'(?s)PID: {owner.pid} .*COMMAND: "{re.escape(owner.comm)}".*^ *{owner.fd} .*\b{capture.sk:x}\b',
-        "p tcp_pcap_frags": r"(?s)\breserved = \{\s*counter = \d+.*\bmax = \d+.*\bpeak = \{\s*counter = [1-9]\d*",
+        "p tcp_pcap_frags": r"(?s)\breserved = \{\s*counter = \d+.*\bpeak = \{\s*counter = [1-9]\d*.*\bmax = \d+",
         "p tcp_pcap_stocks:a": r"(?s)per_cpu\(tcp_pcap_stocks, 0\).*\bleft = .*\breclaimed_packets = \{\s*counter = \d+",
         "struct tcp_pcap_rec HEAD": rf"(?s)\bserial = {slots[0].record.serial},.*\borig_len = {slots[0].record.orig_len},",
     }
