@@ -311,7 +311,7 @@ impl ReceivedSkBuff {
 
     /// The linear part from the network header on.
     ///
-    /// As [`Self::linear`] if the network header is not before `data`.
+    /// As [`SkBuff::linear`] if the network header is not before `data`.
     #[inline]
     pub fn network_to_tail(&self) -> &[u8] {
         let (header, linear) = (self.network_to_data().len(), self.linear().len());
