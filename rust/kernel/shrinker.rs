@@ -142,6 +142,22 @@ pub struct ShrinkControl<'a> {
 }
 
 impl ShrinkControl<'_> {
+    /// What C hands to the callbacks of a shrinker.
+    ///
+    /// # Safety
+    ///
+    /// `control` points at a `struct shrink_control` that is valid, and that nobody else uses, as
+    /// long as the result is.
+    #[inline]
+    pub unsafe fn from_raw(control: *mut bindings::shrink_control) -> Self {
+        Self {
+            // SAFETY: By the safety requirements it is not null.
+            // INVARIANT: By the safety requirements.
+            control: unsafe { NonNull::new_unchecked(control) },
+            _control: PhantomData,
+        }
+    }
+
     /// Number of objects to free.
     #[inline]
     pub fn nr_to_scan(&self) -> usize {
@@ -243,12 +259,8 @@ unsafe extern "C" fn count<T: Shrinker>(
 ) -> c_ulong {
     // SAFETY: The data of a registered shrinker are valid, and not dropped before it is freed.
     let data = unsafe { T::Data::borrow((*shrinker).private_data) };
-    let control = ShrinkControl {
-        // SAFETY: By the safety requirements it is not null.
-        // INVARIANT: By the safety requirements.
-        control: unsafe { NonNull::new_unchecked(control) },
-        _control: PhantomData,
-    };
+    // SAFETY: By the safety requirements; it belongs to this call.
+    let control = unsafe { ShrinkControl::from_raw(control) };
     T::count(data, &control).as_raw()
 }
 
@@ -261,12 +273,8 @@ unsafe extern "C" fn scan<T: Shrinker>(
 ) -> c_ulong {
     // SAFETY: As in `count`.
     let data = unsafe { T::Data::borrow((*shrinker).private_data) };
-    let control = ShrinkControl {
-        // SAFETY: By the safety requirements it is not null.
-        // INVARIANT: By the safety requirements.
-        control: unsafe { NonNull::new_unchecked(control) },
-        _control: PhantomData,
-    };
+    // SAFETY: By the safety requirements; it belongs to this call.
+    let control = unsafe { ShrinkControl::from_raw(control) };
     T::scan(data, &control).as_raw()
 }
 
@@ -300,24 +308,27 @@ mod tests {
             }
             let freed = now.min(control.nr_to_scan() as u64);
             left.fetch_sub(freed, Relaxed);
+            control.set_nr_scanned(control.nr_to_scan() * 10);
             Scan::Freed(freed as usize)
         }
     }
 
-    /// What C sees of a shrinker.
-    fn ask(shrinker: &Registration<Objects>, nr_to_scan: usize) -> (c_ulong, c_ulong) {
+    /// What C sees of a shrinker: what it counts, frees, and calls its work.
+    fn ask(shrinker: &Registration<Objects>, nr_to_scan: usize) -> (c_ulong, c_ulong, c_ulong) {
         let mut control = bindings::shrink_control {
             nr_to_scan,
+            nr_scanned: nr_to_scan,
             ..Default::default()
         };
         let s = shrinker.shrinker.as_ptr();
         // SAFETY: A registered shrinker with these callbacks, and a valid control.
-        unsafe {
+        let (counted, freed) = unsafe {
             (
                 count::<Objects>(s, &mut control),
                 scan::<Objects>(s, &mut control),
             )
-        }
+        };
+        (counted, freed, control.nr_scanned)
     }
 
     #[test]
@@ -327,11 +338,11 @@ mod tests {
         // SAFETY: It is registered.
         let callback = unsafe { (*shrinker.shrinker.as_ptr()).count_objects };
         assert!(callback.is_some());
-        assert_eq!(ask(&shrinker, 3), (5, 3));
-        assert_eq!(ask(&shrinker, 3), (2, 2));
-        assert_eq!(ask(&shrinker, 3), (SHRINK_EMPTY, SHRINK_STOP));
+        assert_eq!(ask(&shrinker, 3), (5, 3, 30));
+        assert_eq!(ask(&shrinker, 3), (2, 2, 30));
+        assert_eq!(ask(&shrinker, 3), (SHRINK_EMPTY, SHRINK_STOP, 3));
         left.store(4, Relaxed);
-        assert_eq!(ask(&shrinker, 9), (4, 4));
+        assert_eq!(ask(&shrinker, 9), (4, 4, 90));
         Ok(())
     }
 
