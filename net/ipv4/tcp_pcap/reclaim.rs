@@ -638,7 +638,10 @@ pub(crate) mod testing {
 #[kunit_tests(tcp_pcap_reclaim)]
 mod tests {
     use super::{testing::*, *};
-    use crate::abi::{account::Resource, testing::used};
+    use crate::abi::{
+        account::Resource,
+        testing::{ask_to_scan, used},
+    };
 
     #[test]
     fn age_classes_are_in_order_and_complete() {
@@ -755,6 +758,73 @@ mod tests {
         assert_eq!(limit::present(), (0, 0));
         let freed = with_state(|state| state.pass.as_ref().map(|pass| pass.freed));
         assert_eq!(freed, Some(2 * (SOCKS as u64 + 2)));
+        Ok(())
+    }
+
+    #[test]
+    fn records_go_on_in_the_shard_where_they_stopped() -> Result {
+        const STOPPED: usize = 2;
+        const THERE: u32 = 1 << STOPPED;
+        for stopped in 0..=shard::count() {
+            for (classes, class, shard) in [
+                (THERE, STOPPED, stopped),
+                // Of that class nobody is left, so it begins with the next one.
+                (0, LAST_CLASS, 0),
+            ] {
+                // Active since, so in the last class.
+                let sock = history(4, 4, now() + NS_PER_SEC)?;
+                let mut freed = Freed::new();
+                let (back, left, on, is_through) = with_state(|state| {
+                    let mut pass = state.new_pass(Kind::Payload, Kind::Record, None);
+                    (pass.kind, pass.class, pass.classes) = (Kind::Record, STOPPED, classes);
+                    pass.round = state.new_round().starting_at(stopped);
+                    pass.look_for_payload(state);
+                    let back = (pass.kind, pass.round.shard);
+                    // Payload is taken wherever it is.
+                    let mut objects = 4;
+                    while pass.kind == Kind::Payload && pass.step(state, &mut objects, &mut freed) {
+                    }
+                    let (left, on) = (objects, (pass.kind, pass.class, pass.round.shard));
+                    // In the class of the socket: that round takes nothing from shards before.
+                    pass.class = LAST_CLASS;
+                    objects = 100;
+                    while pass.step(state, &mut objects, &mut freed) {}
+                    (back, left, on, objects == 100)
+                });
+                freed.release();
+                assert_eq!((back, left), ((Kind::Payload, 0), 0));
+                assert_eq!(on, (Kind::Record, class, shard));
+                assert_eq!(counters(&sock)?.3, 4);
+                if shard == shard::count() {
+                    assert!(is_through);
+                } else if shard == 0 {
+                    assert!(!is_through);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn work_is_what_it_frees_or_the_way_to_it() -> Result {
+        const SOCKS: usize = 300;
+        let mut socks = KVec::new();
+        for _ in 0..SOCKS {
+            socks.push(history(1, 1, now())?, GFP_KERNEL)?;
+        }
+        with_state(|state| state.pass = None);
+        let ask = |n| ask_to_scan(n, |control| Histories::scan((), control));
+        // The first round looks at all to find out which classes there are.
+        let (scan, work) = ask(1);
+        assert_eq!(scan, Scan::Freed(1));
+        assert!(work > SOCKS && work < 2 * SOCKS);
+        // The next one goes on where that stopped.
+        let (scan, work) = ask(100);
+        assert_eq!(scan, Scan::Freed(100));
+        assert!((100..110).contains(&work));
+        // What it did not find was asked for all the same.
+        socks.clear();
+        assert_eq!(ask(100), (Scan::Freed(0), 100));
         Ok(())
     }
 

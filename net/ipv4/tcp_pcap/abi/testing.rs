@@ -17,6 +17,7 @@ use kernel::{
         sock::TcpSock, //
     },
     prelude::*,
+    shrinker::ShrinkControl,
     sync::atomic::Relaxed, //
 };
 
@@ -259,4 +260,17 @@ pub(crate) fn with_snaplen<R>(snaplen: Option<usize>, f: impl FnOnce() -> R) -> 
         cell.write_volatile(old);
         ret
     }
+}
+
+/// Asks `f` to scan `n` objects, as memory reclaim asks a shrinker. Returns also how much work that
+/// was, in objects.
+pub(crate) fn ask_to_scan<R>(n: usize, f: impl FnOnce(&ShrinkControl<'_>) -> R) -> (R, usize) {
+    let mut control = bindings::shrink_control {
+        nr_to_scan: n as c_ulong,
+        nr_scanned: n as c_ulong,
+        ..Default::default()
+    };
+    // SAFETY: It is valid, and used by `f` alone until that returns.
+    let result = f(&unsafe { ShrinkControl::from_raw(&mut control) });
+    (result, control.nr_scanned as usize)
 }
