@@ -81,7 +81,8 @@ struct limit {
 
 static void note(struct shared *shared, long pages, long bytes, const struct limit *limit)
 {
-	if (pages < 0 || pages > limit->pages || bytes < 0 || bytes > limit->bytes)
+	/* Kernels with unit tests do not hide that a sum was negative for a moment. */
+	if (pages > limit->pages || bytes > limit->bytes)
 		shared->too_high++;
 	if (pages > shared->pages)
 		shared->pages = pages;
@@ -215,7 +216,7 @@ TEST_F_TIMEOUT(host, lowered_under_traffic, 300)
 	pid_t workers[WORKERS];
 	struct pcap_status s;
 	long frags, mem;
-	int w, i;
+	int w, i, busy = 0;
 
 	ASSERT_EQ(0, pcap_sysctl_set("tcp_pcap_packets", 128));
 	for (w = 0; w < WORKERS; w++)
@@ -224,6 +225,7 @@ TEST_F_TIMEOUT(host, lowered_under_traffic, 300)
 		s = host_status(_metadata);
 		frags = s.frags.used * (i % 4) / 4;
 		mem = s.mem.used * (i % 5) / 5;
+		busy += frags > 0 && mem > 0;
 
 		ASSERT_EQ(0, pcap_host_set(PCAP_FRAGS_MAX, frags));
 		s = host_status(_metadata);
@@ -243,6 +245,8 @@ TEST_F_TIMEOUT(host, lowered_under_traffic, 300)
 	}
 	for (w = 0; w < WORKERS; w++)
 		wait_for(_metadata, workers[w]);
+	/* There was something to be given back. */
+	EXPECT_LE(5, busy);
 }
 
 TEST_HARNESS_MAIN

@@ -366,10 +366,12 @@ static int stuff(struct pcap_pair *pairs, int n)
 /* net.ipv4.tcp_mem below what is used: TCP is short of memory, and capture does not add to that. */
 TEST_F_TIMEOUT(host, hdr_pressure, 60)
 {
-	struct pcap_mibs start, now;
+	struct pcap_mibs start, middle, now;
 	struct pcap_pair stuffed[4], pair;
 	int here, initial, fd, i, ret;
+	struct pcap_status s;
 	char before[128];
+	long pinned;
 	ssize_t len;
 
 	here = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
@@ -389,14 +391,26 @@ TEST_F_TIMEOUT(host, hdr_pressure, 60)
 	ASSERT_EQ(0, host_bulk(&pair, 200 * 1000));
 	start = mibs(_metadata);
 	EXPECT_EQ(0, start.val[PCAP_MIB_HDR_PRESSURE]);
-	EXPECT_LT(0, host_status(_metadata).payloads);
+	s = host_status(_metadata);
+	EXPECT_LT(0, s.payloads);
 
 	/* No assertion until it is as it was. */
 	EXPECT_EQ(0, write_text(fd, "1 2 1000000\n"));
-	ret = host_bulk(&pair, 1000 * 1000);
+	/* It notices with the next memory that it takes. */
+	ret = host_bulk(&pair, 300 * 1000);
 	EXPECT_EQ(0, ret);
+	pinned = pcap_frags();
+	/* Not one page more, whoever sends. */
+	ret = host_bulk(&pair, 500 * 1000);
+	EXPECT_EQ(0, ret);
+	EXPECT_GE(pinned, pcap_frags());
+	middle = mibs(_metadata);
+	EXPECT_LT(0, grown(&start, &middle, PCAP_MIB_HDR_PRESSURE));
+	ret = pcap_bulk(pair.server, pair.client, 500 * 1000);
+	EXPECT_EQ(0, ret);
+	EXPECT_GE(pinned, pcap_frags());
 	now = mibs(_metadata);
-	EXPECT_LT(0, grown(&start, &now, PCAP_MIB_HDR_PRESSURE));
+	EXPECT_LT(0, grown(&middle, &now, PCAP_MIB_HDR_PRESSURE));
 	expect_no_other(_metadata, &start, PCAP_MIB_HDR_PRESSURE, PCAP_MIB_HDR_PRESSURE);
 	EXPECT_EQ(0, write_text(fd, before));
 
