@@ -20,6 +20,10 @@
 struct stress_shared {
 	/* Set when it is time to end. */
 	atomic_int	stop;
+	/* Set before that, for a few seconds. */
+	atomic_int	calm;
+	/* Who has stopped, and keeps what it has. */
+	atomic_int	held;
 	/* What failed. */
 	atomic_int	failures;
 	/* Sums over the network namespaces. */
