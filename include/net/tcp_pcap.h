@@ -458,7 +458,7 @@ extern struct mutex tcp_pcap_reclaim_lock;
 
 DECLARE_STATIC_KEY_FALSE(tcp_pcap_key);
 
-/* net/ipv4/tcp_pcap/tcp_pcap.rs */
+/* net/ipv4/tcp_pcap/abi/entry.rs */
 void tcp_pcap_capture_rx(struct sock *sk, struct sk_buff *skb, u64 time);
 void tcp_pcap_capture_tx(struct sock *sk, struct sk_buff *skb, u64 time);
 int tcp_pcap_setsockopt(struct sock *sk, int optname, int val);
@@ -475,8 +475,7 @@ bool tcp_pcap_free_some(struct tcp_pcap *pcap);
 /* net/ipv4/tcp_pcap/glue.c */
 void tcp_pcap_set_max(enum tcp_pcap_resource res, unsigned long max);
 void tcp_pcap_set_batch(enum tcp_pcap_resource res);
-unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
-			    enum tcp_pcap_payer payer);
+long tcp_pcap_used(enum tcp_pcap_resource res, enum tcp_pcap_payer payer);
 void tcp_pcap_enable(void);
 void tcp_pcap_free_rcu(struct tcp_pcap *pcap);
 void tcp_pcap_free_later(struct tcp_pcap *pcap);

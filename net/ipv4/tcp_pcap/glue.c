@@ -221,10 +221,9 @@ static long spare_bytes(const struct tcp_pcap_stock *stock,
 
 /* What is charged to an account and in use; never more than what is reserved in
  * it. While CPUs are at work, some of them may be seen with more in stock than
- * they have.
+ * they have, and the sum be negative.
  */
-unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
-			    enum tcp_pcap_payer payer)
+long tcp_pcap_used(enum tcp_pcap_resource res, enum tcp_pcap_payer payer)
 {
 	long used = atomic_long_read(&tcp_pcap_accounts[res][payer]->reserved);
 	int cpu;
@@ -240,7 +239,7 @@ unsigned long tcp_pcap_used(enum tcp_pcap_resource res,
 		if (res == TCP_PCAP_MEM)
 			used -= spare_bytes(stock, payer);
 	}
-	return max(used, 0L);
+	return used;
 }
 
 static int __net_init tcp_pcap_mibs_net_init(struct net *net)
@@ -361,10 +360,10 @@ static int __init tcp_pcap_late_init(void)
 	int err = tcp_pcap_register_shrinker();
 
 	if (err)
-		pr_warn("TCP: tcp_pcap: memory pressure will free no packets: error %d\n",
+		pr_warn("TCP: tcp_pcap: no shrinker (error %d): memory pressure will free no packets; lower net.ipv4.tcp_pcap_frags_max and tcp_pcap_mem_max\n",
 			err);
 	if (IS_ENABLED(CONFIG_PROC_FS) && tcp_pcap_proc_init())
-		pr_warn("TCP: tcp_pcap: no /proc/net/tcp_pcap\n");
+		pr_warn("TCP: tcp_pcap: no /proc/net/tcp_pcap; see net.ipv4.tcp_pcap_frags and tcp_pcap_mem\n");
 	return register_pernet_subsys(&tcp_pcap_net_ops);
 }
 

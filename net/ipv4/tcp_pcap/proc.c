@@ -66,6 +66,14 @@ void tcp_pcap_netstat_values(struct seq_file *seq, const struct net *net)
 	}
 }
 
+/* The CPUs are not read at one moment, so a sum can be negative; with unit tests
+ * it is shown as it is, for tests to see whether it stays so.
+ */
+static long shown(long sum)
+{
+	return IS_ENABLED(CONFIG_TCP_PCAP_KUNIT_TEST) ? sum : max(sum, 0L);
+}
+
 static void show_account(struct seq_file *seq, const char *name,
 			 const struct tcp_pcap_account *account,
 			 enum tcp_pcap_resource res, enum tcp_pcap_payer payer)
@@ -79,8 +87,8 @@ static void show_account(struct seq_file *seq, const char *name,
 		stock = per_cpu_ptr(&tcp_pcap_stocks, cpu);
 		refused += atomic_long_read(&stock->refused[res][payer]);
 	}
-	seq_printf(seq, "%-16s %12lu %12lu %12lu %12lu\n", name,
-		   tcp_pcap_used(res, payer), READ_ONCE(account->max),
+	seq_printf(seq, "%-16s %12ld %12lu %12lu %12lu\n", name,
+		   shown(tcp_pcap_used(res, payer)), READ_ONCE(account->max),
 		   (unsigned long)atomic_long_read(&account->peak), refused);
 }
 
@@ -113,7 +121,7 @@ static int tcp_pcap_seq_show(struct seq_file *seq, void *v)
 		reclaimed_pages += atomic_long_read(&stock->reclaimed_pages);
 	}
 	seq_printf(seq, "packets %ld\npayloads %ld\n",
-		   max(packets, 0L), max(payloads, 0L));
+		   shown(packets), shown(payloads));
 	seq_printf(seq, "reclaimed_packets %lu\nreclaimed_payloads %lu\n",
 		   reclaimed_packets, reclaimed_payloads);
 	seq_printf(seq, "reclaimed_pages %lu\n", reclaimed_pages);

@@ -125,7 +125,8 @@ static int tcp_pcap_mem_max_handler(const struct ctl_table *ctl, int write, void
 static int tcp_pcap_used_handler(const struct ctl_table *ctl, int write, void *buffer,
 				 size_t *lenp, loff_t *ppos)
 {
-	unsigned long val = tcp_pcap_used((uintptr_t)ctl->extra1, TCP_PCAP_HOST);
+	long used = tcp_pcap_used((uintptr_t)ctl->extra1, TCP_PCAP_HOST);
+	unsigned long val = max(used, 0L);
 	struct ctl_table tmp = {
 		.procname = ctl->procname,
 		.data = &val,

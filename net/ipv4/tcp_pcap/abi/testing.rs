@@ -245,7 +245,9 @@ pub(crate) fn with_max<R>(resource: Resource, max: usize, f: impl FnOnce() -> R)
 pub(crate) fn used(resource: Resource, payer: Payer) -> usize {
     wait_for_free();
     // SAFETY: No requirement.
-    unsafe { bindings::tcp_pcap_used(resource as u32, payer as u32) }
+    let used = unsafe { bindings::tcp_pcap_used(resource as u32, payer as u32) };
+    // One that is negative is like no other.
+    used as usize
 }
 
 /// Runs `f` with a snap length, `None` for no limit.
