@@ -274,12 +274,16 @@ fn free_histories(resource: Resource) -> Result<(), Stop> {
 mod tests {
     use super::*;
     use crate::{
-        abi::testing::{used, with_max, TestSock},
+        abi::{
+            history::{NextSlot, Owner},
+            testing::{used, with_max, TestSock},
+        },
         reclaim::{
             scan,
             testing::{counters, history, send},
         },
     };
+    use kernel::sync::rcu;
 
     #[test]
     fn a_lowered_page_limit_strips_until_it_holds() -> Result {
@@ -345,6 +349,42 @@ mod tests {
         with_max(Resource::Mem, no_slots - 1, || enforce(Resource::Mem))?;
         let left = socks.iter().filter(|sock| sock.owner().is_some()).count();
         assert_eq!(left, SOCKS - 1);
+        Ok(())
+    }
+
+    #[test]
+    fn idle_sockets_lose_their_slots_and_histories_first() -> Result {
+        const SOCKS: usize = 4;
+        const IDLE: usize = 2;
+        limit::free_spares();
+        let mut socks = KVec::new();
+        for _ in 0..SOCKS {
+            socks.push(history(300, 0, 0)?, GFP_KERNEL)?;
+        }
+        let no_slots = used(Resource::Mem, Payer::Host) + SOCKS * size_of::<*const ()>();
+        for (i, sock) in socks.iter().enumerate() {
+            let time = match i {
+                IDLE => now().saturating_sub(20 * NS_PER_SEC),
+                _ => now() + NS_PER_SEC,
+            };
+            send(sock, 2, time)?;
+        }
+        assert_eq!(scan(1000), Some(2 * 2 * SOCKS));
+        let lacking = |has: fn(Owner<'_>) -> bool| {
+            let lacks = |(_, sock): &(usize, &TestSock)| !sock.owner().is_some_and(has);
+            let mut lacking = socks.iter().enumerate().filter(lacks).map(|(i, _)| i);
+            (lacking.next(), lacking.next())
+        };
+        let has_slots = |mut owner: Owner<'_>| {
+            let rcu = rcu::read_lock();
+            NextSlot::of(owner.ring(Dir::Out), &rcu).is_ok()
+        };
+        assert_eq!(lacking(has_slots), (None, None));
+        let all = used(Resource::Mem, Payer::Host);
+        with_max(Resource::Mem, all - 1, || enforce(Resource::Mem))?;
+        assert_eq!(lacking(has_slots), (Some(IDLE), None));
+        with_max(Resource::Mem, no_slots - 1, || enforce(Resource::Mem))?;
+        assert_eq!(lacking(|_| true), (Some(IDLE), None));
         Ok(())
     }
 

@@ -599,7 +599,7 @@ pub(crate) mod testing {
         ring, //
     };
 
-    const IP: [u8; 20] = [
+    pub(crate) const IP: [u8; 20] = [
         0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
     ];
 
@@ -640,8 +640,15 @@ mod tests {
     use super::{testing::*, *};
     use crate::abi::{
         account::Resource,
-        testing::{ask_to_scan, used},
+        history::Counter,
+        slots::Chunk,
+        testing::{used, with_control, StackPacket, TestSock},
     };
+    use crate::{
+        record::{given, Packet},
+        ring, //
+    };
+    use kernel::sync::rcu;
 
     #[test]
     fn age_classes_are_in_order_and_complete() {
@@ -813,7 +820,7 @@ mod tests {
             socks.push(history(1, 1, now())?, GFP_KERNEL)?;
         }
         with_state(|state| state.pass = None);
-        let ask = |n| ask_to_scan(n, |control| Histories::scan((), control));
+        let ask = |n| with_control(n, |control| Histories::scan((), control));
         // The first round looks at all to find out which classes there are.
         let (scan, work) = ask(1);
         assert_eq!(scan, Scan::Freed(1));
@@ -825,6 +832,147 @@ mod tests {
         // What it did not find was asked for all the same.
         socks.clear();
         assert_eq!(ask(100), (Scan::Freed(0), 100));
+        Ok(())
+    }
+
+    #[test]
+    fn counting_takes_no_lock_of_a_shard() -> Result {
+        let sock = history(2, 2, now())?;
+        for i in 0..shard::count() {
+            let _locked = shard::lock(i as u16);
+            let (count, _) = with_control(0, |control| Histories::count((), control));
+            assert!(matches!(count, Count::Objects(4)));
+        }
+        drop(sock);
+        Ok(())
+    }
+
+    #[test]
+    fn a_step_is_short_and_frees_nothing_under_a_lock() -> Result {
+        let sock = history(2000, 1200, now())?;
+        let charged = used(Resource::Frags, Payer::Host);
+        let mut freed = Freed::new();
+        let mut objects = usize::MAX;
+        with_state(|state| {
+            let mut pass = state.new_pass(Kind::Record, Kind::Record, None);
+            while objects == usize::MAX && pass.step(state, &mut objects, &mut freed) {}
+        });
+        assert_eq!(counters(&sock)?.2, 512);
+        // They are out of their slots, and there.
+        assert_eq!(used(Resource::Frags, Payer::Host), charged);
+        freed.release();
+        assert!(used(Resource::Frags, Payer::Host) < charged);
+
+        let mut socks = KVec::new();
+        for _ in 0..200 {
+            socks.push(history(1, 1, now())?, GFP_KERNEL)?;
+        }
+        let visited = with_state(|state| {
+            let mut pass = state.new_pass(Kind::Record, Kind::Record, None);
+            pass.step(state, &mut objects, &mut freed);
+            pass.visited
+        });
+        assert_eq!(visited, 64);
+        Ok(())
+    }
+
+    /// Does something to the one history that there is.
+    fn with_history<R>(f: impl FnOnce(&mut Listed<'_>) -> R) -> Result<R> {
+        let is_there = |i: &u16| shard::lock(*i).first().is_some();
+        let i = (0..shard::count() as u16).find(is_there).ok_or(EINVAL)?;
+        let mut shard = shard::lock(i);
+        let mut listed = shard.first().ok_or(EINVAL)?;
+        Ok(f(&mut listed))
+    }
+
+    /// As reclaim does: takes the first packet out of its slot.
+    fn take_first() -> Result<Record> {
+        with_history(|listed| listed.slots(Dir::Out).0.take(0))?.ok_or(EINVAL)
+    }
+
+    /// As reclaim does: puts the first packet back.
+    fn put_first_back(record: Record) -> Result {
+        let mut freed = Freed::new();
+        with_history(|listed| {
+            let (ring, _) = listed.slots(Dir::Out);
+            put_back(&ring, 0, record, listed, Dir::Out, &mut freed);
+        })
+    }
+
+    fn has_payloads() -> Result<bool> {
+        with_history(|listed| listed.has_payloads(Dir::Out))
+    }
+
+    #[test]
+    fn a_packet_in_hand_gives_way_to_the_next_one() -> Result {
+        let sock = history(1, 1, now())?;
+        let first = take_first()?;
+        send(&sock, 1, now())?;
+        put_first_back(first)?;
+        assert_eq!(counters(&sock)?, (2, 0, 1, 0));
+        assert_eq!(limit::present(), (1, 1));
+        assert!(has_payloads()?);
+        assert_eq!(scan(1), Some(1));
+        assert!(!has_payloads()?);
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        assert!(owner.ring(Dir::Out).take_if(1).is_some());
+        Ok(())
+    }
+
+    /// Lets `meanwhile` happen when the slot of the second packet was found empty, and the packet
+    /// is not in it yet.
+    fn send_second(sock: &TestSock, meanwhile: impl FnOnce() -> Result) -> Result {
+        let packet = StackPacket::new(&IP, &[7; 5000])?;
+        let packet = Packet::new(packet.skb(), given(&IP, IP.len()));
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        let rcu = rcu::read_lock();
+        let claim = ring::claim(owner.ring(Dir::Out), &rcu, sock.sk(), now());
+        let claim = claim.ok_or(ENOMEM)?;
+        meanwhile()?;
+        claim.rarely().record(sock.sk(), now(), packet, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_packet_that_is_put_back_first_is_pushed_out() -> Result {
+        let sock = history(1, 1, now())?;
+        let first = take_first()?;
+        send_second(&sock, || put_first_back(first))?;
+        assert_eq!(counters(&sock)?, (2, 1, 0, 0));
+        assert_eq!(limit::present(), (1, 1));
+        assert_eq!(scan(1), Some(1));
+        assert!(!has_payloads()?);
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        assert!(owner.ring(Dir::Out).take_if(1).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn a_packet_whose_slots_are_taken_away_is_lost_and_counted() -> Result {
+        let sock = history(2, 1, now())?;
+        let mut chunk = None;
+        send_second(&sock, || {
+            chunk = with_history(|listed| listed.take_chunk(Dir::Out))?;
+            Ok(())
+        })?;
+        let chunk = chunk.ok_or(EINVAL)?;
+        let mut freed = Freed::new();
+        with_history(|listed| {
+            for record in chunk.records(usize::MAX) {
+                free(record, listed, Dir::Out, &mut freed);
+            }
+        })?;
+        freed.release();
+        Chunk::free(core::iter::once(chunk));
+        assert_eq!(counters(&sock)?, (1, 0, 1, 0));
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        assert_eq!(owner.ring(Dir::Out).get(Counter::Lost), 1);
+        assert_eq!(limit::present(), (0, 0));
+        assert_eq!(used(Resource::Frags, Payer::Host), 0);
+        assert!(!has_payloads()?);
+        // The ring gets slots again.
+        send(&sock, 2, now())?;
+        assert_eq!(counters(&sock)?, (3, 0, 1, 0));
         Ok(())
     }
 

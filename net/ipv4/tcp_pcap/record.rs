@@ -926,10 +926,11 @@ mod tests {
     use super::*;
     use crate::{
         abi::{
+            account::Account,
             history::Counter,
             layout::Dir,
             spares::SPARES,
-            testing::{used, with_max, with_snaplen, StackPacket, TestSock},
+            testing::{used, with_max, with_snaplen, Mark, StackPacket, TestSock},
         },
         lifecycle,
         ring, //
@@ -988,6 +989,106 @@ mod tests {
         assert!(kept.iter().eq(bytes.iter()));
         drop(record);
         assert_eq!(pages(), start);
+        Ok(())
+    }
+
+    #[test]
+    fn payload_that_must_not_be_kept_is_not() -> Result {
+        let start = pages();
+        let bytes = payload(5000)?;
+        let cases = [
+            (Mark::Unreadable, Why::Unreadable, false),
+            (Mark::Pfmemalloc, Why::Pfmemalloc, true),
+            #[cfg(CONFIG_SKB_DECRYPTED)]
+            (Mark::Decrypted, Why::Decrypted, false),
+        ];
+        for (mark, why, is_copied) in cases {
+            // Little payload would be copied, much referenced.
+            for len in [10, 5000] {
+                let packet = StackPacket::new(&IP, bytes.get(..len).ok_or(EINVAL)?)?;
+                packet.mark(mark);
+                let (record, header_only) = recorded(&packet, None)?;
+                let rec = record.rec().ok_or(EINVAL)?;
+                assert_eq!((rec.pages, record.skb().data_len()), (0, 0));
+                assert_eq!(pages(), start);
+                let (why, kept) = match is_copied {
+                    false => (why, 0),
+                    true if len == 10 => (Why::Not, 10),
+                    true => (why, record.skb().len() - 40),
+                };
+                assert_eq!(rec.why, why as u8);
+                assert_eq!(header_only, u64::from(why != Why::Not));
+                assert_eq!(record.skb().len(), 40 + kept);
+                let is_cut = rec.flags & F_TRUNC != 0;
+                assert_eq!(is_cut, kept != len);
+                let head = record.head();
+                let found = head.windows(8).any(|part| part == &bytes[1..9]);
+                assert_eq!(found, is_copied);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn pages_that_were_taken_before_the_limit_was_met_are_given_back() -> Result {
+        let start = pages();
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 1)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        let mut fill = |len: usize| -> Result {
+            let packet = StackPacket::new(&IP, &payload(len)?)?;
+            let packet = Packet::new(packet.skb(), given(&IP, IP.len()));
+            ring::record(sock.sk(), &mut owner, Dir::Out, 5, packet, 0);
+            Ok(())
+        };
+        // The page of the first packet pays for the first one of the next, but not for the second.
+        with_max(Resource::Frags, 1, || fill(3000).and_then(|()| fill(5000)))?;
+        let mut ring = owner.ring(Dir::Out);
+        assert_eq!(ring.get(Counter::HeaderOnly), 1);
+        let record = ring.take_if(1).ok_or(EINVAL)?;
+        let rec = record.rec().ok_or(EINVAL)?;
+        assert_eq!((rec.why, rec.pages), (Why::Limit as u8, 0));
+        assert_eq!(
+            (record.skb().data_len(), record.skb().frags().count()),
+            (0, 0)
+        );
+        assert_eq!(pages(), start);
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_ring_turns_over_without_what_cpus_share() -> Result {
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 4)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        let packets = [
+            StackPacket::new(&IP, &payload(3000)?)?,
+            StackPacket::new(&IP, &payload(5000)?)?,
+            StackPacket::new(&IP, &payload(9000)?)?,
+        ];
+        let shared = || {
+            [Resource::Frags, Resource::Mem].map(|resource| {
+                let account = Account::of(resource, Payer::Host);
+                let words = [account.reserved(), account.peak()];
+                words.map(|word| word.load(Relaxed))
+            })
+        };
+        let (mut before, mut changes) = (shared(), 0);
+        let (mut least, mut most) = (usize::MAX, 0);
+        for i in 0..300 {
+            let packet = packets.get(i % packets.len()).ok_or(EINVAL)?;
+            let packet = Packet::new(packet.skb(), given(&IP, IP.len()));
+            ring::record(sock.sk(), &mut owner, Dir::Out, 5, packet, 0);
+            let now = shared();
+            if i >= 8 {
+                changes += u32::from(now != before);
+                (least, most) = (least.min(pages()), most.max(pages()));
+            }
+            before = now;
+        }
+        // Each packet gives some pages back, or takes some more. We may come to another CPU.
+        assert!(least < most);
+        assert!(changes <= 2);
         Ok(())
     }
 

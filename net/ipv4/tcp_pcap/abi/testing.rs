@@ -140,6 +140,18 @@ pub(crate) fn segment(payload: usize, fill: u8) -> Result<PrivateSkBuff> {
 /// Points at a valid buffer that belongs to this value.
 pub(crate) struct StackPacket(*mut bindings::sk_buff);
 
+/// What is special about the payload of a packet.
+#[derive(Clone, Copy)]
+pub(crate) enum Mark {
+    /// It is in device memory.
+    Unreadable,
+    /// It is in pages of the emergency reserves.
+    Pfmemalloc,
+    /// A device has decrypted it, or is to encrypt it.
+    #[cfg(CONFIG_SKB_DECRYPTED)]
+    Decrypted,
+}
+
 impl StackPacket {
     /// A packet with this IP header, and `payload` bytes in pages.
     pub(crate) fn new(ip: &[u8], payload: &[u8]) -> Result<Self> {
@@ -178,6 +190,21 @@ impl StackPacket {
                 payload.len() as c_int,
             ))?;
             Ok(packet)
+        }
+    }
+
+    /// Marks it, as the stack does.
+    pub(crate) fn mark(&self, mark: Mark) {
+        // SAFETY: By the type invariant; bits of a buffer that nobody else has.
+        unsafe {
+            let headers = addr_of_mut!((*self.0).__bindgen_anon_4)
+                .cast::<bindings::sk_buff__bindgen_ty_4__bindgen_ty_1>();
+            match mark {
+                Mark::Unreadable => (*headers).set_unreadable(1),
+                Mark::Pfmemalloc => (*self.0).set_pfmemalloc(1),
+                #[cfg(CONFIG_SKB_DECRYPTED)]
+                Mark::Decrypted => (*headers).set_decrypted(1),
+            }
         }
     }
 
@@ -264,9 +291,9 @@ pub(crate) fn with_snaplen<R>(snaplen: Option<usize>, f: impl FnOnce() -> R) -> 
     }
 }
 
-/// Asks `f` to scan `n` objects, as memory reclaim asks a shrinker. Returns also how much work that
-/// was, in objects.
-pub(crate) fn ask_to_scan<R>(n: usize, f: impl FnOnce(&ShrinkControl<'_>) -> R) -> (R, usize) {
+/// Asks a shrinker, of which `f` is a callback, as memory reclaim does, for `n` objects. Returns
+/// also how much work it says that was, in objects.
+pub(crate) fn with_control<R>(n: usize, f: impl FnOnce(&ShrinkControl<'_>) -> R) -> (R, usize) {
     let mut control = bindings::shrink_control {
         nr_to_scan: n as c_ulong,
         nr_scanned: n as c_ulong,
@@ -274,5 +301,5 @@ pub(crate) fn ask_to_scan<R>(n: usize, f: impl FnOnce(&ShrinkControl<'_>) -> R) 
     };
     // SAFETY: It is valid, and used by `f` alone until that returns.
     let result = f(&unsafe { ShrinkControl::from_raw(&mut control) });
-    (result, control.nr_scanned as usize)
+    (result, control.nr_scanned)
 }
