@@ -76,7 +76,7 @@ GROWTH_WORKS = {
     for idle in GROWTH for name, words in (("rr", RR), ("crr", {**CRR, "n": 200}))
 }
 # Memory: few transactions fill small rings on many connections.
-MEMORY_WORKS = {"memory": Work("2,000 connections, rings filled", {"work": "rr", "conns": 2000, "n": 2000, "warm": 8000},
+MEMORY_WORKS = {"memory": Work("2,000 connections that begin to fill their rings", {"work": "rr", "conns": 2000, "n": 2000, "warm": 8000},
                                ("off", "no-ring", "head-5", "full-5", "head-64"), seeds=1)}
 LINES_WORKS = {"lines": Work("request/response on two CPUs", {"work": "rr", "n": 1000, "warm": 200, "cpus": 2},
                              ("off", "no-ring", "head-64", "full-64"), seeds=1)}

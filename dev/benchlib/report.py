@@ -29,7 +29,8 @@ def against(results: Results, figure, setting: str, base: str, work: str, digits
 
 
 def command(setting: str, work: str) -> str:
-    return f"dev/bench --setting {setting} --work {work}"
+    runs = ALL_WORKS[work].seeds
+    return f"dev/bench --setting {setting} --work {work}" + (f" --runs {runs}" if runs > 1 else "")
 
 
 def grid(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -293,13 +294,16 @@ def cover(results: Results, fact: str) -> str:
                    for figure, digits in ((results.packet_ratio, 3), (results.added, 0)))
     out = ["Instructions per packet on the wire, all of the work of both ends, against the",
            "same with the feature off. Both ends record each packet. Peers are compared",
-           "with nobody at work for as long. ~: the number of ACKs differs.", "", *grid(["", *works], rows), "",
+           "with a run that waits as long as they need to hand packets over. ~: the",
+           "traffic differed (packets, ACKs or segmentation).", "", *grid(["", *works], rows), "",
            "Instructions that this adds to a packet on the wire:", "", *grid(["", *works], added), ""]
     out += [f"{work}: {ALL_WORKS[work].title}" + ("; the rings are not full yet" if work.startswith("many") else "")
             for work in works]
     if "head-64" in results.settings("memory"):
-        out += ["", f"A record of headers takes {number(per_record(results, 'head-64'))} bytes, all included."]
-    return "\n".join([*out, "", "One CPU under QEMU's icount, `make bench`:", *textwrap.wrap(fact, 72)]) + "\n"
+        out += ["", f"A record of headers takes {number(per_record(results, 'head-64'))} bytes, all included, while its rings",
+                "are being filled."]
+    return "\n".join([*out, "", "One CPU under QEMU's icount, not time on hardware; `make bench` of the",
+                      "repository that the series is developed in:", *textwrap.wrap(fact, 72)]) + "\n"
 
 
 def text(results: Results, head: list[str], wall: list[dict]) -> str:

@@ -82,7 +82,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "  tcp_pcap.py -c vmcore -s vmlinux list --comm 'nginx*'\n"
         "  tcp_pcap.py -c vmcore -s vmlinux list --wide --addr 10.0.0.0/8 --netns init",
     )
-    table.add_argument("--wide", action="store_true", help="all counters, and CAPTURED: packets since the ring was created")
+    table.add_argument("--wide", action="store_true", help="all columns, also those that are 0 for all, and CAPTURED: packets since the ring was created")
     show = add(
         "show",
         "one line per packet of a socket",

@@ -31,7 +31,7 @@ WHY = {
     5: "payload in pages of the emergency reserves",
     6: "page limit tcp_pcap_frags_max reached",
     7: "plain text of an offloaded TLS or PSP connection",
-    8: "payload in memory that cannot be referenced",
+    8: "payload that cannot be referenced or is in too many pieces, or too long an IP header",
     9: "payload in a frag list",
     10: "payload reclaimed under memory pressure, or for a lowered limit",
     11: "TCP was under memory pressure (tcp_mem)",
