@@ -52,10 +52,13 @@ static long retries;
 static long aborted;
 static uint64_t seed;
 
-/* That of a file, too, if the call makes one. */
+/*
+ * That of a file, too, if the call makes one. IPv6 that has no memory for this CPU's copy of a
+ * route says that there is none.
+ */
 static bool no_memory(int err)
 {
-	const bool yes = err == ENOMEM || err == ENOBUFS || err == ENFILE;
+	const bool yes = err == ENOMEM || err == ENOBUFS || err == ENFILE || err == ENETUNREACH;
 
 	retries += yes;
 	return yes;
