@@ -141,13 +141,13 @@ pub struct ShrinkControl<'a> {
     _control: PhantomData<&'a bindings::shrink_control>,
 }
 
-impl ShrinkControl<'_> {
+impl<'a> ShrinkControl<'a> {
     /// What C hands to the callbacks of a shrinker.
     ///
     /// # Safety
     ///
-    /// `control` points at a `struct shrink_control` that is valid, and that nobody else uses, as
-    /// long as the result is.
+    /// `control` points at a `struct shrink_control` that is valid, and that nobody else uses, for
+    /// `'a`.
     #[inline]
     pub unsafe fn from_raw(control: *mut bindings::shrink_control) -> Self {
         Self {
