@@ -232,7 +232,8 @@ static_assert(offsetofend(struct tcp_pcap_rec, reserved2) ==
  * @size: number of slots
  * @nr_chunks: number of chunks
  * @next: serial of the next packet; retained are serials in [@next - @size,
- *   @next)
+ *   @next), and seldom an older one, which reclaim had in hand when the next one
+ *   for its slot was lost
  * @captured: packets recorded
  * @evicted: packets overwritten by younger ones, or dropped when the ring was
  *   made smaller

@@ -126,6 +126,17 @@ def being_written(case: Case) -> list[str]:
     return [] if len(case.run("show", case.index).splitlines()) == len(shown.splitlines()) + 1 else [shown]
 
 
+def left_over(case: Case) -> list[str]:
+    """Records that reclaim put back after their successors were lost are left out, and nothing is damaged."""
+    ring, kept = case.target.ring, len(case.target.slots)
+    with case.vmcore.overwritten([(case.target.in_ring("next"), word(case.serial(5) + ring.size))]):
+        shown = case.run("show", case.index)
+    pattern = rf"^ *[0-9.]+ {ring.name} +([0-9]+) "
+    serials = [int(serial) for serial in re.findall(pattern, shown, re.MULTILINE)]
+    wanted = [case.serial(number) for number in range(5, kept)]
+    return [] if serials == wanted else [f"shown: {serials}, not {wanted}"]
+
+
 def headers_only(case: Case) -> list[str]:
     """A packet that lost its payload says why."""
     target = case.target
@@ -202,6 +213,7 @@ TESTS = {
     "a packet lost at the end": at_the_end,
     "evicted packets are no gap": evicted,
     "a record being written": being_written,
+    "a record that should be gone": left_over,
     "headers only": headers_only,
     "a packet that is too large for Wireshark": too_large,
     "a history that is empty": empty,

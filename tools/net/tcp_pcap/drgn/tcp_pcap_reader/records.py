@@ -118,7 +118,7 @@ def _read_stable(layout: Layout, ring: Ring, number: int, address: int) -> tuple
 def _read_record(layout: Layout, ring: Ring, number: int, address: int) -> tuple[Slot | None, str | None]:
     """
     :param address: ``struct sk_buff *``
-    :return: the record, or what is wrong with it; neither for one that is just being written
+    :return: the record, or what is wrong with it; neither for one that is just being written, or that should be gone
     """
     skb = read_object(layout, layout.skb_type, address)
     if skb is None:
@@ -134,7 +134,10 @@ def _read_record(layout: Layout, ring: Ring, number: int, address: int) -> tuple
         return None, f"the record at {head:#x} {problem}"
     if record.serial % ring.size != number:
         return None, f"the record at {head:#x} has serial {record.serial}, which belongs into another slot"
-    if record.serial in (ring.next, ring.oldest - 1) or (layout.live and record.serial > ring.next):
+    if record.serial == ring.next or (layout.live and record.serial > ring.next):
+        return None, None
+    # Reclaim had it in hand when its successor came, which was lost; it goes with the next packet of this slot.
+    if ring.oldest - ring.size <= record.serial < ring.oldest:
         return None, None
     if not ring.oldest <= record.serial < ring.next:
         return None, f"the record at {head:#x} has serial {record.serial}, not in [{ring.oldest}, {ring.next})"
