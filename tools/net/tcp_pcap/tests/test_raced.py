@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from drgn.helpers.linux.slab import find_containing_slab_cache
 from tcp_pcap_reader.layout import Layout
 from tcp_pcap_reader.limits import CONTAINERS, FRAGS, HOST, MEM
 from tcp_pcap_reader.memory import read_pointers
-from tcp_pcap_reader.records import Slot, records
+from tcp_pcap_reader.records import Record, Slot, records
 from tcp_pcap_reader.report import Report
 from tcp_pcap_reader.walk import Capture, Ring, captures
 
@@ -38,8 +39,8 @@ F_CONTAINER = 1 << 5
 """TCP_PCAP_F_CONTAINER"""
 # In the hands of the owner, of one who reclaims, and of one who lowers a limit.
 IN_HAND = 3
-# Each processor may have been stopped while it moves packets to a ring of another size, or changes a list.
-STOPPED = 2
+# Two processors may have been stopped while they changed a list; three threads while they moved packets to a ring of another size.
+STOPPED = 5
 SHOWN = 20
 
 
@@ -52,7 +53,11 @@ class Memory:
         self.report = Report()
         self.captures = list(captures(self.layout, self.report))
         self.slots = {
-            (capture.address, ring.direction): records(self.layout, self.report, capture, ring) for capture, ring in self._rings()
+            (capture.address, ring.direction): [
+                *self._left_over(ring),
+                *records(self.layout, self.report, capture, ring),
+            ]
+            for capture, ring in self._rings()
         }
         self.stocks = [per_cpu(prog["tcp_pcap_stocks"], cpu) for cpu in for_each_possible_cpu(prog)]
 
@@ -60,6 +65,16 @@ class Memory:
         for capture in self.captures:
             for ring in capture.rings.values():
                 yield capture, ring
+
+    def _left_over(self, ring: Ring) -> Iterator[Slot]:
+        """Records that reclaim put back after their successors were lost: the reader leaves them out."""
+        for number, address in enumerate(ring.slots):
+            if not address:
+                continue
+            skb = Object(self.prog, self.layout.skb_type, address=address).read_()
+            rec = Object(self.prog, self.layout.rec_type, address=skb.head.value_()).read_().value_()
+            if ring.oldest - ring.size <= rec["serial"] < ring.oldest and rec["serial"] % ring.size == number:
+                yield Slot(Record(**{field.name: rec[field.name] for field in fields(Record)}), skb, address)
 
     def rings(self) -> Iterator[tuple[str, Capture, Ring, list[Slot]]]:
         """All rings with their records, and what to call them."""
@@ -94,6 +109,9 @@ def damage_problems(memory: Memory, most: int, fewest: int) -> list[str]:
     packets = sum(1 for _ in memory.records())
     print(f"# {len(memory.captures)} histories, {packets} packets")
     problems = [f"{memory.report.damaged} things are damaged"] if memory.report.damaged > most else []
+    pushed_out = sum(ring.evicted + ring.reclaimed for _, _, ring, _ in memory.rings())
+    if not pushed_out:
+        problems.append("no ring ever gave a packet up")
     if len(memory.captures) < 10 or packets < fewest:
         problems.append(f"only {len(memory.captures)} histories with {packets} packets")
     return problems
@@ -235,6 +253,8 @@ def account_problems(memory: Memory) -> list[str]:
 def spare_problems(memory: Memory) -> list[str]:
     """What a CPU keeps for later takes the bytes that it is charged with, and holds no page."""
     problems = []
+    if not memory.stocked(lambda stock: stock.spares[HOST].bytes):
+        problems.append("nothing is kept for later")
     for stock in memory.stocks:
         for payer in (HOST, CONTAINERS):
             spares = stock.spares[payer]

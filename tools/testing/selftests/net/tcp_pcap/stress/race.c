@@ -297,6 +297,12 @@ static int run_group(int nr, bool container)
 	stress_mib_sum();
 	if (hold) {
 		atomic_fetch_add(&stress->held, 1);
+		while (atomic_load(&stress->stop) < 3)
+			usleep(1000);
+		/* CPUs keep something of these for later. */
+		for (i = 0; i < SLOTS / 3; i++)
+			close_slot(&slots[i], &seed);
+		atomic_fetch_add(&stress->held, 1);
 		for (;;)
 			pause();
 	}
@@ -396,7 +402,7 @@ static void *read_accounts(void *arg)
 			max = pcap_host_get(limits[i].max);
 			if (before[i] & 1 || atomic_load(&limits[i].changes) != before[i])
 				continue;
-			if (used > max)
+			if (used < 0 || used > max)
 				stress_fail("%s = %ld, the limit is %ld",
 					    pcap_host_name[limits[i].used], used, max);
 		}
@@ -468,18 +474,28 @@ static void check_reclaimed(const struct pcap_status *before)
 		stress_fail("nothing was captured, reclaimed or checked");
 }
 
-/* Traffic and grace periods that were under way come to their end. */
-static int hold_all(int nr_groups)
+static void wait_for_held(int n)
 {
 	const double end = stress_now() + SETTLE_S;
 
-	while (stress->held < nr_groups && stress_now() < end)
+	while (stress->held < n && stress_now() < end)
 		usleep(10 * 1000);
-	if (stress->held < nr_groups)
-		stress_fail("%d of %d groups are at rest", stress->held, nr_groups);
+	if (stress->held < n)
+		stress_fail("%d of %d steps are done", stress->held, n);
+}
+
+static int hold_all(int nr_groups)
+{
+	const long mem_max = pcap_host_get(PCAP_MEM_MAX);
+
+	wait_for_held(nr_groups);
 	/* Some without payload, some gaps. */
-	if (pcap_shrinker_scan(100) || pcap_host_set(PCAP_MEM_MAX, pcap_mem() * 7 / 8))
+	if (pcap_shrinker_scan(100) || pcap_host_set(PCAP_MEM_MAX, pcap_mem() * 7 / 8) ||
+	    pcap_host_set(PCAP_MEM_MAX, mem_max))
 		stress_fail("no reclaim");
+	atomic_store(&stress->stop, 3);
+	wait_for_held(2 * nr_groups);
+	/* Traffic and grace periods that were under way come to their end. */
 	sleep(3);
 	printf("# held failures=%d captured=%ld lost=%ld reclaimed_packets=%ld\n", stress->failures,
 	       stress->mib[PCAP_MIB_CAPTURED], stress->mib[PCAP_MIB_LOST],
@@ -535,8 +551,12 @@ int main(int argc, char **argv)
 		atomic_store(&stress->calm, 1);
 		for (joined = 0; joined < (int)ARRAY_SIZE(limits); joined++)
 			pthread_join(thread[joined], NULL);
+		for (i = 0; i < joined; i++)
+			atomic_fetch_add(&limits[i].changes, 1);
 		if (pcap_host_restore(&saved))
 			stress_fail("the limits cannot be restored");
+		for (i = 0; i < joined; i++)
+			atomic_fetch_add(&limits[i].changes, 1);
 		sleep(CALM_S);
 	}
 	atomic_store(&stress->stop, 1);
