@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn merged_packet_gets_length_and_acknowledgement() -> Result {
-        let packet = StackPacket::new(&header(90), &[7; 100])?;
+        let mut packet = StackPacket::new(&header(90), &[7; 100])?;
         packet.set_gso(50, 2);
         packet.set_merged(77, 0x18);
         assert_eq!(received(&packet)?, (F_MERGED | F_LEN_FIXED, 140, 77, 0x18));
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn segments_without_partial_checksum_are_merged() -> Result {
-        let packet = StackPacket::new(&header(140), &[7; 100])?;
+        let mut packet = StackPacket::new(&header(140), &[7; 100])?;
         packet.set_gso(50, 2);
         assert_eq!(received(&packet)?.0, F_MERGED);
         Ok(())
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_tcp_header_that_was_cut_is_kept_as_far_as_it_goes() -> Result {
         // What `sk_filter_trim_cap()` may leave: the TCP header, which promises more than there is.
-        let packet = StackPacket::new(&header(60), &[7; 20])?;
+        let mut packet = StackPacket::new(&header(60), &[7; 20])?;
         packet.set_doff(15);
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 1, 0)?;

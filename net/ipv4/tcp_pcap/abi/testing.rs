@@ -181,7 +181,7 @@ impl StackPacket {
             (*skb).len += payload.len() as u32;
             bindings::skb_set_network_header(skb, 0);
             bindings::skb_pull(skb, ip.len() as c_uint);
-            let packet = Self(skb);
+            let mut packet = Self(skb);
             packet.set_merged(0, 0);
             to_result(bindings::skb_store_bits(
                 skb,
@@ -194,7 +194,7 @@ impl StackPacket {
     }
 
     /// Marks it, as the stack does.
-    pub(crate) fn mark(&self, mark: Mark) {
+    pub(crate) fn mark(&mut self, mark: Mark) {
         // SAFETY: By the type invariant; bits of a buffer that nobody else has.
         unsafe {
             let headers = addr_of_mut!((*self.0).__bindgen_anon_4)
@@ -209,7 +209,7 @@ impl StackPacket {
     }
 
     /// What `TCP_SKB_CB()` says of a received packet.
-    pub(crate) fn set_merged(&self, ack: u32, flags: u8) {
+    pub(crate) fn set_merged(&mut self, ack: u32, flags: u8) {
         // SAFETY: By the type invariant; the control buffer is large enough.
         unsafe {
             let cb = addr_of_mut!((*self.0).cb).cast::<bindings::tcp_skb_cb>();
@@ -219,13 +219,13 @@ impl StackPacket {
     }
 
     /// Length of its TCP header in words, whatever there is of it.
-    pub(crate) fn set_doff(&self, words: u8) {
+    pub(crate) fn set_doff(&mut self, words: u8) {
         // SAFETY: By the type invariant; there are 20 bytes from `data` on in the linear part.
         unsafe { (*self.0).data.add(12).write(words << 4) }
     }
 
     /// Size and number of its segments, as a driver gives them.
-    pub(crate) fn set_gso(&self, size: u16, segs: u16) {
+    pub(crate) fn set_gso(&mut self, size: u16, segs: u16) {
         // SAFETY: By the type invariant.
         unsafe {
             let info = bindings::skb_shinfo(self.0);
