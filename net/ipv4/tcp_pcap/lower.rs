@@ -38,8 +38,26 @@ const HISTORIES_AT_ONCE: u32 = 64;
 /// Chunks that wait for one grace period.
 const CHUNKS_AT_ONCE: usize = 1024;
 
-/// How long it tries to get what is in the hands of others.
+/// How long it tries to get what is in the hands of others, and how often at least: where there is
+/// more to do than processors can, whoever has a socket in hand waits for one, and so does this.
 const PATIENCE: u64 = 2 * NS_PER_SEC;
+const LEAST_TRIES: u32 = 32;
+
+/// For how long, and how often, it has tried.
+#[derive(Default)]
+struct Patience {
+    end: Option<u64>,
+    tries: u32,
+}
+
+impl Patience {
+    /// Whether it is over, after one more that ended at `now` in vain.
+    fn is_over(&mut self, now: u64) -> bool {
+        let end = *self.end.get_or_insert(now.saturating_add(PATIENCE));
+        self.tries = self.tries.saturating_add(1);
+        now >= end && self.tries >= LEAST_TRIES
+    }
+}
 
 /// Keeps memory reclaim out.
 struct Lowering;
@@ -91,7 +109,7 @@ enum Stop {
 }
 
 fn try_enforce(resource: Resource) -> Result<Infallible, Stop> {
-    let mut end = None;
+    let mut patience = Patience::default();
     loop {
         // What nobody has any more goes first.
         wait_for_free();
@@ -109,7 +127,7 @@ fn try_enforce(resource: Resource) -> Result<Infallible, Stop> {
         fsleep(Delta::from_millis(1));
         wait_for_free();
         exceeded(resource)?;
-        if now() >= *end.get_or_insert(now().saturating_add(PATIENCE)) {
+        if patience.is_over(now()) {
             return Err(Stop::Busy);
         }
     }
@@ -386,6 +404,37 @@ mod tests {
         with_max(Resource::Mem, no_slots - 1, || enforce(Resource::Mem))?;
         assert_eq!(lacking(|_| true), (Some(IDLE), None));
         Ok(())
+    }
+
+    #[test]
+    fn a_history_in_the_hands_of_others_is_tried_again_and_again() -> Result {
+        limit::free_spares();
+        let start = used(Resource::Mem, Payer::Host);
+        let sock = history(2, 2, now())?;
+        let lower = || with_max(Resource::Mem, start, || enforce(Resource::Mem));
+        let begin = now();
+        assert_eq!(sock.locked(|_| lower()), Err(EBUSY));
+        assert!(now() >= begin.saturating_add(PATIENCE));
+        assert!(sock.owner().is_some());
+        lower()?;
+        assert!(sock.owner().is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn patience_is_a_time_and_a_number_of_tries() {
+        let mut hurried = Patience::default();
+        for i in 1..LEAST_TRIES {
+            assert!(!hurried.is_over(u64::from(i) * PATIENCE));
+        }
+        assert!(hurried.is_over(u64::from(LEAST_TRIES) * PATIENCE));
+
+        let mut patient = Patience::default();
+        for _ in 0..2 * LEAST_TRIES {
+            assert!(!patient.is_over(1));
+        }
+        assert!(!patient.is_over(PATIENCE));
+        assert!(patient.is_over(1 + PATIENCE));
     }
 
     #[test]
