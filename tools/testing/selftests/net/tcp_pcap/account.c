@@ -175,7 +175,7 @@ static void expect_edge(struct __test_metadata *_metadata, long max, long seen,
 #define PAGES	311
 #define BYTES	300011
 
-TEST_F_TIMEOUT(host, both_at_the_edge, 300)
+TEST_F_TIMEOUT(host, both_at_the_edge, 900)
 {
 	const struct limit limit = { PAGES, BYTES };
 	struct shared *shared;
@@ -187,7 +187,7 @@ TEST_F_TIMEOUT(host, both_at_the_edge, 300)
 	expect_edge(_metadata, BYTES, shared->bytes, &self->start.mem, &s.mem);
 }
 
-TEST_F_TIMEOUT(host, memory_at_the_edge, 300)
+TEST_F_TIMEOUT(host, memory_at_the_edge, 900)
 {
 	const struct limit limit = { 0, BYTES };
 	struct shared *shared;
@@ -200,7 +200,7 @@ TEST_F_TIMEOUT(host, memory_at_the_edge, 300)
 	EXPECT_LT(0, pcap_mib("TCPPcapCaptured"));
 }
 
-TEST_F_TIMEOUT(host, pages_at_the_edge, 300)
+TEST_F_TIMEOUT(host, pages_at_the_edge, 900)
 {
 	const struct limit limit = { PAGES, 1 << 30 };
 	struct shared *shared;
@@ -214,7 +214,7 @@ TEST_F_TIMEOUT(host, pages_at_the_edge, 300)
 }
 
 /* The maximum goes up and down under the workers: each time it holds at once. */
-TEST_F_TIMEOUT(host, lowered_under_traffic, 300)
+TEST_F_TIMEOUT(host, lowered_under_traffic, 900)
 {
 	struct shared *shared = share(_metadata);
 	pid_t workers[WORKERS];
