@@ -184,7 +184,7 @@ class Flavour:
 
     def known_total(self) -> int:
         log = self.log(0, "build")
-        return max(700, len(re.findall(r"^  [A-Z]", log.read_text(errors="replace"), re.M))) if log.exists() else 1000
+        return max(700, len(re.findall(r"^  [A-Z]", log.read_text(errors="replace"), re.M))) if log.exists() else 2200
 
     def configure(self, step: int) -> None:
         self.build.mkdir(parents=True, exist_ok=True)
