@@ -59,7 +59,7 @@ lint: ## static tools: sparse, W=1, kernel-doc, coccicheck, rustdoc, htmldocs (a
 	@dev/build x86
 	@dev/lint $(TOOLS)
 
-configs: ## other configurations build with the feature on: arm64, one processor, every option of TCP, .. (half an hour)
+configs: ## other configurations build with the feature on: arm64, one processor, every option of TCP, .. (30 to 50 minutes)
 	@dev/setup packages bindgen kernel
 	@dev/configs $(CONFIGS)
 
