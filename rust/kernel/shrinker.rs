@@ -346,6 +346,53 @@ mod tests {
         Ok(())
     }
 
+    /// Makes the `nth` allocation of this task from here on fail, 0: none. Returns what was left
+    /// of the number before, which is 0 if that allocation was made, and failed.
+    ///
+    /// Allocations that may sleep fail only if user space has told `failslab` so
+    /// (`ignore-gfp-wait` in debugfs).
+    #[cfg(CONFIG_FAULT_INJECTION)]
+    fn fail_nth(nth: u32) -> u32 {
+        let task = current!().as_ptr();
+        // SAFETY: It is this task, and nobody else changes the field of a kernel thread.
+        unsafe { core::ptr::replace(&raw mut (*task).fail_nth, nth) }
+    }
+
+    #[cfg(not(CONFIG_FAULT_INJECTION))]
+    fn fail_nth(nth: u32) -> u32 {
+        nth
+    }
+
+    /// One allocation after the other fails, as far as they may: see `fail_nth`. The message tells
+    /// user space how many did.
+    #[test]
+    fn without_memory_it_is_an_error_and_nothing_is_left() -> Result {
+        let (mut faults, mut errors) = (0, 0);
+        for nth in 1..100 {
+            let left = Arc::new(Atomic::new(5u64), GFP_KERNEL)?;
+            let data = left.clone();
+            fail_nth(nth);
+            let shrinker = Registration::<Objects>::new(c"rust-kunit", data);
+            let over = fail_nth(0) != 0;
+            faults += u32::from(!over);
+            match shrinker {
+                // What debugfs lacks does not matter to memory reclaim.
+                Ok(shrinker) => assert_eq!(ask(&shrinker, 3), (5, 3, 30)),
+                Err(AllocError) => {
+                    assert!(!over);
+                    errors += 1;
+                }
+            }
+            assert!(Arc::into_unique_or_drop(left).is_some());
+            if over {
+                break;
+            }
+        }
+        assert!(faults < 99);
+        crate::pr_info!("shrinker: {faults} allocations failed, {errors} of them are errors\n");
+        Ok(())
+    }
+
     #[test]
     fn data_are_dropped_with_the_registration() -> Result {
         let left = Arc::new(Atomic::new(1u64), GFP_KERNEL)?;

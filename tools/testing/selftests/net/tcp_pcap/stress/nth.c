@@ -2,7 +2,9 @@
 /*
  * Each allocation of a call fails once, one after the other (/proc/thread-self/fail-nth): the
  * call says so or does without, and its socket is as before or as asked for. What runs in
- * softirq is not reached; that is for transfer.c.
+ * softirq is not reached; that is for transfer.c. The shrinker is registered when the kernel
+ * starts, so its turn comes by a unit test that is run once more: the kernel wants
+ * KUnit, and kunit.enable=1.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -139,6 +141,67 @@ static bool one(const struct call *c, int n)
 	return over;
 }
 
+#define SUITE "/sys/kernel/debug/kunit/rust_shrinker/"
+
+static void check_results(void)
+{
+	char text[4096] = "no results";
+	int fd = open(SUITE "results", O_RDONLY | O_CLOEXEC);
+	ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (len > 0)
+		text[len] = '\0';
+	if (strstr(text, "not ok") || !strstr(text, "\nok 1 rust_shrinker"))
+		stress_fail("the unit tests of rust_shrinker: %s", text);
+	close(fd);
+}
+
+/* The numbers of a message of the kernel's log; -1 without it. */
+static void read_message(int log, int *allocations, int *errors)
+{
+	static const char start[] = "shrinker: ";
+	char text[4096];
+	ssize_t len;
+	char *at;
+
+	*allocations = -1;
+	*errors = -1;
+	while ((len = read(log, text, sizeof(text) - 1)) > 0) {
+		text[len] = '\0';
+		at = strstr(text, start);
+		if (at)
+			sscanf(at + strlen(start), "%d allocations failed, %d",
+			       allocations, errors);
+	}
+}
+
+/*
+ * The suite of rust/kernel/shrinker.rs has a test which lets one allocation after the other fail,
+ * and a message of how many did; here allocations that may sleep are allowed to.
+ */
+static void register_shrinker(void)
+{
+	int run = open(SUITE "run", O_WRONLY | O_CLOEXEC);
+	int log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	int allocations, errors;
+
+	if (run < 0 || log < 0 || lseek(log, 0, SEEK_END) < 0 || write(run, "1", 1) != 1) {
+		stress_fail("the unit tests of rust_shrinker cannot run: %s", strerror(errno));
+		return;
+	}
+	check_results();
+	read_message(log, &allocations, &errors);
+	printf("nth: registering a shrinker: %d allocations, %d of them are errors\n",
+	       allocations, errors);
+	/* The shrinker itself, and what it defers; debugfs can be done without. */
+	if (errors < 2 || allocations < errors)
+		stress_fail("registering a shrinker: too few errors");
+	else
+		faults += allocations;
+	close(run);
+	close(log);
+}
+
 int main(void)
 {
 	size_t i;
@@ -170,6 +233,7 @@ int main(void)
 		if (n == NTH_MAX)
 			stress_fail("%s: no end", calls[i].name);
 	}
+	register_shrinker();
 	stress_mib_sum();
 	leaks = stress_leaks(SETTLE_S);
 	return stress_report(faults, leaks, "calls=%zu", ARRAY_SIZE(calls));
