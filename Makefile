@@ -22,7 +22,7 @@ test: ## set up, build, run every test suite; ends with "N passed, N failed"
 	@dev/build x86 um smp off
 	@dev/test $(SUITES)
 
-soak: ## stress on all kernels for DURATION seconds (600) and a few minutes more; ends with a table
+soak: ## races for DURATION seconds (600) on 2 processors and as long on 4, other stress beside them; ends with a table
 	@dev/setup packages bindgen kernel
 	@dev/build x86 um smp bench
 	@dev/soak $(DURATION)
