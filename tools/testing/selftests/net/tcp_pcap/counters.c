@@ -499,4 +499,45 @@ TEST_F(host, per_netns)
 	let_go(_metadata, &h[1]);
 }
 
+/* What administrators look at has each of them, under the same name. */
+TEST_F(host, nstat)
+{
+	unsigned int i, seen = 0;
+	char line[256], name[128];
+	struct pcap_pair pair;
+	struct pcap_mibs now;
+	FILE *nstat;
+	int status;
+	long val;
+
+	ASSERT_EQ(0, pcap_host_set(PCAP_FRAGS_MAX, 0));
+	ASSERT_EQ(0, host_pair(&pair, false, 64));
+	ASSERT_EQ(0, host_bulk(&pair, PAYLOAD));
+	pcap_pair_close(&pair);
+	now = mibs(_metadata);
+	EXPECT_LT(0, now.val[PCAP_MIB_CAPTURED]);
+	EXPECT_LT(0, now.val[PCAP_MIB_HDR_LIMIT]);
+
+	nstat = popen("nstat --ignore --noupdate --zeros 'TcpExtTCPPcap*'", "r");
+	ASSERT_NE(NULL, nstat);
+	while (fgets(line, sizeof(line), nstat)) {
+		if (sscanf(line, "TcpExt%127s %ld", name, &val) != 2)
+			continue;
+		for (i = 0; i < PCAP_MIBS && strcmp(name, pcap_mib_name[i]); i++)
+			;
+		ASSERT_GT(PCAP_MIBS, i) {
+			TH_LOG("a counter that is not known: %s", line);
+		}
+		EXPECT_EQ(now.val[i], val) {
+			TH_LOG("%s", pcap_mib_name[i]);
+		}
+		seen |= 1U << i;
+	}
+	status = pclose(nstat);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
+		SKIP(return, "nstat is not installed");
+	EXPECT_EQ(0, status);
+	EXPECT_EQ((1U << PCAP_MIBS) - 1, seen);
+}
+
 TEST_HARNESS_MAIN
