@@ -484,7 +484,7 @@ static void wait_for_held(int n)
 		stress_fail("%d of %d steps are done", stress->held, n);
 }
 
-static int hold_all(int nr_groups)
+static void hold_all(int nr_groups)
 {
 	const long mem_max = pcap_host_get(PCAP_MEM_MAX);
 
@@ -566,7 +566,7 @@ int main(int argc, char **argv)
 		stress_fail("the limits cannot be restored");
 	atomic_store(&stress->stop, 2);
 	if (hold)
-		return hold_all(nr_groups);
+		hold_all(nr_groups);
 	for (i = 0; i < nr_groups; i++) {
 		if (waitpid(child[i], &status, 0) != child[i] || status)
 			stress_fail("group %d ended with status %#x", i + 1, status);
