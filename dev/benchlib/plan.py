@@ -80,7 +80,12 @@ MEMORY_WORKS = {"memory": Work("2,000 connections that begin to fill their rings
                                ("off", "no-ring", "head-5", "full-5", "head-64"), seeds=1)}
 LINES_WORKS = {"lines": Work("request/response on two CPUs", {"work": "rr", "n": 1000, "warm": 200, "cpus": 2},
                              ("off", "no-ring", "head-64", "full-64"), seeds=1)}
-ALL_WORKS = {**WORKS, **GROWTH_WORKS, **MEMORY_WORKS, **LINES_WORKS}
+# In no table: for the test that lines are found which go from CPU to CPU, and that while packets are recorded none does.
+LINES_TEST_WORKS = {
+    "lines-payload": Work("the same with 4,000 bytes", {**LINES_WORKS["lines"].words, "size": 4000}, ()),
+    "lines-hop": Work("each transaction on the other CPU", {"work": "rr", "n": 1000, "warm": 200, "hop": 1}, ()),
+}
+ALL_WORKS = {**WORKS, **GROWTH_WORKS, **MEMORY_WORKS, **LINES_WORKS, **LINES_TEST_WORKS}
 QUICK_WORKS = ("rr4", "rr6", "bulk4", "segments4", "crr4", "lines", "memory")
 # In real time: longer, and without the waits that cost nothing where time is counted in instructions.
 WALL_WORKS = {"rr4": {"n": 20000}, "bulk4": {"n": 256}, "crr4": {"n": 3000}}

@@ -33,6 +33,7 @@ struct phase {
 	int rest;		/* seconds to wait when all is closed; -1: as long as TIME_WAIT lasts */
 	unsigned int settle;	/* ms to wait at the end, within what is counted */
 	unsigned int cpus;	/* 2: the same work on two CPUs at once, rr only */
+	int hop;		/* 1: each transaction on the other of two CPUs, rr only */
 };
 
 /* A phase's own number, and those of the parts that are counted besides. */

@@ -76,6 +76,7 @@ static const struct key keys[] = {
 	KEY('i', "rest", rest),
 	KEY('u', "settle", settle),
 	KEY('u', "cpus", cpus),
+	KEY('i', "hop", hop),
 };
 
 static void parse_word(struct phase *p, char *word)

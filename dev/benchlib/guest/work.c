@@ -84,12 +84,27 @@ static void scan(const struct phase *p, bool marked)
 		mark_stop(p->id, PART_SCAN);
 }
 
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		die("CPU %d", cpu);
+}
+
 static void rr(const struct phase *p, unsigned int n, bool marked)
 {
 	unsigned int i;
 
 	for (i = 0; i < n; i++) {
+		if (p->hop)
+			pin(i % 2);
 		transaction(p, &conns[i % p->conns]);
+		/* The emulator runs a CPU for long, unless that says that it waits: here they take turns. */
+		if (p->cpus > 1)
+			__builtin_ia32_pause();
 		if (p->scan && i % SCAN_EVERY == SCAN_EVERY - 1)
 			scan(p, marked);
 	}
@@ -232,16 +247,6 @@ static void configure(const struct phase *p)
 	net_gso(p->dev, p->gso);
 	if (p->scan && scan_fd < 0)
 		open_scan();
-}
-
-static void pin(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	if (sched_setaffinity(0, sizeof(set), &set))
-		die("CPU %d", cpu);
 }
 
 /* The same work on several CPUs at once, each with connections of its own. */
