@@ -60,17 +60,18 @@ def sites(text: bytes, base: int, targets: dict[int, str], opcode: int) -> list[
     return found
 
 
-def page_references(build: Path, names: list[str]) -> list[int]:
-    """Instructions of recording that take a reference of a page: one for each frag that is kept."""
-    ours = [name for name in names if "tcp_pcap" in name or "push_frag" in name]
+def kept_frags(build: Path, names: list[str]) -> list[int]:
+    """Instructions of recording that write the page of a frag: one of them for each frag that is kept."""
+    ours = [name for name in names if "tcp_pcap" in name or "set_frag" in name]
     if "tcp_pcap_capture_rx" not in ours:
         return []
     listing = llvm("objdump", "-d", "--no-show-raw-insn", f"--disassemble-symbols={','.join(ours)}", build / "vmlinux")
-    locked = [int(line.split(":")[0], 16) for line in listing if re.search(r":\s+lock\b", line)]
-    # Where a C helper is inlined into Rust it has no name.
-    found = [addr for addr, chain in frames(build, locked).items() if chain and re.search("push_frag|page_ref_inc", chain[0][0])]
+    # Of what fill_frag() writes only the page is a pointer; what is remembered on the stack is not meant.
+    stores = [int(line.split(":")[0], 16) for line in listing
+              if re.search(r"\bmovq\s+%\w+, [-\w]*\(", line) and not re.search(r"\(%rsp|, -0x\w+\(%rbp\)", line)]
+    found = [addr for addr, chain in frames(build, stores).items() if chain and "fill_frag" in chain[0][0]]
     if not found:
-        raise SystemExit(f"{build}: no instruction of push_frag() takes a reference of a page; look at page_references()")
+        raise SystemExit(f"{build}: no instruction of fill_frag() writes the page of a frag; look at kept_frags()")
     return found
 
 
@@ -97,8 +98,8 @@ def write_table(build: Path, path: Path) -> dict:
         lines = [line for line in lines if line[0] != where["_end"]] + [(where["_end"], "d", "-")]
     for addr, name in calls:
         lines += [(addr, "c", name), (addr + 5, "r", name)]
-    references = page_references(build, [name for _, kind, name in rows if kind in "tT"])
-    lines += [(addr, "x", "frag") for addr in references]
+    kept = kept_frags(build, [name for _, kind, name in rows if kind in "tT"])
+    lines += [(addr, "x", "frag") for addr in kept]
     lines.sort(key=lambda line: line[0])
     path.write_text("".join(f"{addr:x} {kind} {name}\n" for addr, kind, name in lines))
-    return {"calls": len(calls), "references": len(references), "tail_calls": [name for _, name in tails]}
+    return {"calls": len(calls), "frags": len(kept), "tail_calls": [name for _, name in tails]}

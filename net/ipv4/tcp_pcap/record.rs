@@ -21,7 +21,7 @@ use crate::{
 use core::mem;
 use kernel::{
     net::{
-        skbuff::{Frag, IpSummed, PageRefs, PrivateSkBuff, PrivateSkBuffList, SkBuff},
+        skbuff::{Frag, IpSummed, PageRefs, PagedData, PrivateSkBuff, PrivateSkBuffList, SkBuff},
         sock::TcpSock,
     },
     prelude::*,
@@ -36,6 +36,9 @@ const CSUM_OFFSET: u16 = 16;
 
 /// Head to ask for. What the allocator gives for it is the one size of `skb_small_head`.
 const HEAD_MIN: u32 = 224;
+
+/// What the skb of a record notes if there may be payload in its head.
+const HAS_PAYLOAD: u8 = 1;
 
 /// Bytes that a record is never larger than: skb and head together.
 pub(crate) const RECORD_MAX: usize = 2048;
@@ -313,15 +316,13 @@ impl Record {
             self.give_pages_back();
         }
         // What an application has sent is not kept longer than its connection.
-        let len = self.skb.as_skb().len();
-        if self.headers_len() < len {
+        if self.skb.note() != 0 {
             self.clear_payload();
         }
         drop(spares.keep(self.skb));
     }
 
     /// Bytes of both headers, 0 if they are not all there.
-    #[inline]
     fn headers_len(&self) -> usize {
         let tcp_at = usize::from(self.skb.rec().net_len);
         let doff = self.skb.as_skb().linear().get(tcp_at.wrapping_add(12));
@@ -336,6 +337,7 @@ impl Record {
         if let Some(payload) = self.skb.split_mut().1.all().get_mut(start..end) {
             payload.fill(0);
         }
+        self.skb.set_note(0);
     }
 
     /// Gives back the pages that it holds, if it does.
@@ -364,6 +366,7 @@ impl Record {
     }
 
     /// Charges more pages, so that it is `pages`, if it is less.
+    #[inline(never)]
     fn raise(&mut self, pages: usize) -> Option<()> {
         let more = pages.saturating_sub(self.pages());
         if more != 0 {
@@ -515,29 +518,141 @@ impl Record {
         tcp_len: usize,
         want: u32,
     ) -> (Self, Why) {
-        let had_payload = self.has_payload();
-        // What was charged for these pages pays for the new ones.
-        if had_payload {
-            self.skb.clear_frags();
+        // Both headers are in the head already.
+        let at = tcp_at.wrapping_add(tcp_len);
+        // Small requests and responses: cheaper to copy than to reference, and no page is pinned.
+        if want as usize <= self.room(at) {
+            return self.fill_in_head(payloads, skb, tcp_at, tcp_len, want, Why::Not);
         }
-        let at = tcp_at.saturating_add(tcp_len);
-        let kept = self.payload(sk, skb, tcp_len, want as usize, at);
-        let payload = skb.len().saturating_sub(tcp_len);
-        let why = match kept.why {
-            Why::Not if (want as usize) < payload => Why::Snaplen,
+        let Some(frag) = self.like_before(sk, skb, tcp_len, want as usize) else {
+            return self.fill_in_frags(payloads, sk, skb, tcp_at, tcp_len, want);
+        };
+        let kept = frag.len();
+        self.skb.set_frag(frag);
+        self.end(skb, tcp_at, tcp_len, 0, kept, Why::Not)
+    }
+
+    /// All that is wanted of the payload, if it is one frag that may be referenced, and the charge
+    /// for what the record held before is what this one needs: the usual case, where nobody else
+    /// hears of it.
+    #[inline(always)]
+    fn like_before<'a>(
+        &self,
+        sk: &TcpSock,
+        skb: &'a SkBuff,
+        tcp_len: usize,
+        want: usize,
+    ) -> Option<Frag<'a>> {
+        let has_linear = skb.data_len() != skb.len().wrapping_sub(tcp_len);
+        if has_linear || sk.is_under_memory_pressure() || !may_reference(skb) {
+            return None;
+        }
+        let frag = skb.only_frag()?;
+        let is_alike = frag.len() >= want && frag.pinned_pages() == self.pages();
+        (is_alike && !frag.is_pfmemalloc()).then(|| frag.truncated(want))
+    }
+
+    /// As [`Self::fill_payload`]: in frags what may be, with what is before them in the head.
+    #[inline(never)]
+    fn fill_in_frags(
+        mut self,
+        payloads: Payloads<'_>,
+        sk: &TcpSock,
+        skb: &SkBuff,
+        tcp_at: usize,
+        tcp_len: usize,
+        want: u32,
+    ) -> (Self, Why) {
+        let before = self.pages();
+        let at = tcp_at.wrapping_add(tcp_len);
+        let room = self.room(at);
+        let in_linear = in_linear(skb, tcp_len).min(want as usize);
+        let pages = match self.reference(sk, skb, tcp_len, want as usize, in_linear, room) {
+            Ok(pages) => pages,
+            Err(why) => return self.fill_in_head(payloads, skb, tcp_at, tcp_len, want, why),
+        };
+        if pages != before {
+            // What was charged for the pages before pays for the new ones.
+            self.lower(pages);
+            payloads.change(before != 0, pages != 0);
+        }
+        // Linear payload is copied if it fits, else its page is among these.
+        let copied = match in_linear {
+            0 => 0,
+            _ if in_linear > room => 0,
+            _ => self.copy(skb, tcp_len, in_linear, at),
+        };
+        let kept = self.skb.as_skb().data_len().wrapping_add(copied);
+        let why = match kept < want as usize {
+            true if skb.has_frag_list() => Why::FragList,
+            true => Why::Linear,
+            false => Why::Not,
+        };
+        self.end(skb, tcp_at, tcp_len, copied, kept, why)
+    }
+
+    /// As [`Self::fill_payload`]: in the head only, as far as it fits. `why` says why there is
+    /// nothing in frags.
+    #[inline(never)]
+    fn fill_in_head(
+        mut self,
+        payloads: Payloads<'_>,
+        skb: &SkBuff,
+        tcp_at: usize,
+        tcp_len: usize,
+        want: u32,
+        why: Why,
+    ) -> (Self, Why) {
+        if self.has_payload() {
+            self = self.without_pages(payloads);
+        }
+        if skb.is_decrypted() {
+            return self.end(skb, tcp_at, tcp_len, 0, 0, Why::Decrypted);
+        }
+        let at = tcp_at.wrapping_add(tcp_len);
+        let len = self.room(at).min(want as usize);
+        let (len, why) = match in_linear(skb, tcp_len) {
+            in_linear if len > in_linear && !skb.frags_readable() => (in_linear, Why::Unreadable),
+            _ => (len, why),
+        };
+        let copied = self.copy(skb, tcp_len, len, at);
+        let why = match copied == len {
+            true => why,
+            false => Why::Unreadable,
+        };
+        self.end(skb, tcp_at, tcp_len, copied, copied, why)
+    }
+
+    /// Makes the packet end behind `copied` bytes of payload, and says whether and why the `kept`
+    /// bytes are less than all.
+    #[inline(always)]
+    fn end(
+        mut self,
+        skb: &SkBuff,
+        tcp_at: usize,
+        tcp_len: usize,
+        copied: usize,
+        kept: usize,
+        why: Why,
+    ) -> (Self, Why) {
+        let is_cut = kept < skb.len().wrapping_sub(tcp_len);
+        let why = match why {
+            Why::Not if is_cut => Why::Snaplen,
             why => why,
         };
         let rec = self.skb.rec_mut();
         rec.why = why as u8;
-        if kept.copied.saturating_add(kept.referenced) < payload {
+        if is_cut {
             rec.flags |= F_TRUNC;
         }
-        if self.pages() != kept.pages {
-            self.lower(kept.pages);
-        }
-        payloads.change(had_payload, kept.pages != 0);
-        self.finish(tcp_at, at.saturating_add(kept.copied));
+        self.finish(tcp_at, tcp_at.wrapping_add(tcp_len).wrapping_add(copied));
         (self, why)
+    }
+
+    /// Bytes that the head has room for behind `at` bytes of a packet, which are in it.
+    #[inline(always)]
+    fn room(&self, at: usize) -> usize {
+        self.skb.head_len().wrapping_sub(REC_LEN).wrapping_sub(at)
     }
 
     /// Gives the pages back that it held before it became a packet without.
@@ -562,227 +677,92 @@ impl Record {
         }
     }
 
-    /// Keeps `want` bytes of the payload that starts `offset` bytes into `skb`: in the head, from
-    /// `at` bytes behind the start of the packet on, or in frags.
-    #[inline]
-    fn payload(
-        &mut self,
-        sk: &TcpSock,
-        skb: &SkBuff,
-        offset: usize,
-        want: usize,
-        at: usize,
-    ) -> Kept {
-        if skb.is_decrypted() {
-            return Kept::nothing(Why::Decrypted);
-        }
-
-        let in_linear = skb.linear().len().saturating_sub(offset).min(want);
-        let room = self
-            .skb
-            .head_len()
-            .saturating_sub(REC_LEN)
-            .saturating_sub(at);
-
-        // Small requests and responses: cheaper to copy than to reference, and no page is pinned.
-        if want <= room && (in_linear == want || skb.frags_readable()) {
-            return self.copy(skb, offset, want, at, Why::Not);
-        }
-        let referenced = if sk.is_under_memory_pressure() {
-            Err(Why::Pressure)
-        } else {
-            self.reference(skb, offset, want, in_linear, room)
-        };
-        match referenced {
-            Ok(pages) => {
-                // Linear payload is copied if it fits, else its page was referenced above.
-                let copied = if in_linear <= room { in_linear } else { 0 };
-                let kept = self.copy(skb, offset, copied, at, Why::Not);
-                let referenced = self.skb.as_skb().data_len();
-                let missing = kept.copied.saturating_add(referenced) < want;
-                let why = match missing {
-                    true if skb.has_frag_list() => Why::FragList,
-                    true => Why::Linear,
-                    false => kept.why,
-                };
-                Kept {
-                    referenced,
-                    pages,
-                    why,
-                    ..kept
-                }
-            }
-            Err(why) => {
-                let readable = if skb.frags_readable() {
-                    want
-                } else {
-                    in_linear
-                };
-                self.copy(skb, offset, readable.min(room), at, why)
-            }
-        }
-    }
-
-    /// Copies `len` bytes into the head.
-    fn copy(&mut self, skb: &SkBuff, offset: usize, len: usize, at: usize, why: Why) -> Kept {
+    /// Copies `len` bytes into the head, `at` bytes behind the start of the packet. Returns how
+    /// many it has: all or none.
+    #[inline(always)]
+    fn copy(&mut self, skb: &SkBuff, offset: usize, len: usize, at: usize) -> usize {
         let room = self.skb.split_mut().1.all();
-        let copied = room.get_mut(at..at.saturating_add(len)).is_some_and(|to| {
-            let copied = len == 0 || skb.copy_bits(offset, to).is_ok();
+        let copied = room.get_mut(at..at.wrapping_add(len)).is_some_and(|to| {
+            let copied = skb.copy_bits(offset, to).is_ok();
             if !copied {
                 // A part of it may be there: nothing is behind the end of a packet.
                 to.fill(0);
             }
             copied
         });
-        Kept {
-            copied: if copied { len } else { 0 },
-            why: if copied { why } else { Why::Unreadable },
-            ..Kept::nothing(why)
+        match copied {
+            true => {
+                // It may hold payload from here on, until that is cleared.
+                self.skb.set_note(HAS_PAYLOAD);
+                len
+            }
+            false => 0,
         }
     }
 
-    /// References the pages of the payload that does not go into the head. Returns the pages
-    /// charged for them.
+    /// References the pages of the payload that does not go into the head, instead of those that it
+    /// held before. Returns the pages charged for them.
     ///
     /// # Errors
     ///
-    /// Why there must be no reference to them.
+    /// Why there must be no reference to them; it holds what it held before.
+    #[inline(always)]
     fn reference(
         &mut self,
+        sk: &TcpSock,
         skb: &SkBuff,
         offset: usize,
         want: usize,
         in_linear: usize,
         room: usize,
     ) -> Result<usize, Why> {
-        if !skb.frags_readable() {
-            return Err(Why::Unreadable);
+        if !may_reference(skb) {
+            return Err(obstacle(skb));
         }
-        if skb.is_zerocopy() {
-            return Err(Why::Zerocopy);
+        if sk.is_under_memory_pressure() {
+            return Err(Why::Pressure);
         }
-        if skb.has_shared_frag() {
-            return Err(Why::Shared);
-        }
-        if skb.is_pfmemalloc() {
-            return Err(Why::Pfmemalloc);
-        }
-
-        let head = if in_linear > room {
-            Some(skb.linear_frag(offset).ok_or(Why::Linear)?)
-        } else {
-            None
+        let (linear, len) = match in_linear > room {
+            true => (Some(skb.linear_frag(offset).ok_or(Why::Linear)?), want),
+            // Bytes of linear payload behind what is wanted belong to no frag.
+            false => (None, want.wrapping_sub(in_linear)),
         };
-        // Bytes of linear payload behind what is wanted belong to no frag.
-        let len = match head {
-            Some(_) => want,
-            None => want.saturating_sub(in_linear),
-        };
-        let referenced = self.reference_frags(skb, head, len);
-        if referenced.is_err() {
-            self.skb.clear_frags();
+        let data = PagedData::new(skb, linear, len).ok_or(Why::Pfmemalloc)?;
+        if data.pages() > self.pages() {
+            self.raise(data.pages()).ok_or(Why::Limit)?;
         }
-        referenced
-    }
-
-    /// References the pages of [`wanted`] frags. Returns how many of the pages charged that needs:
-    /// all, unless there was no room for all frags.
-    ///
-    /// # Errors
-    ///
-    /// Why there must be no reference to them; those that were taken are to be given back.
-    #[inline]
-    fn reference_frags(
-        &mut self,
-        skb: &SkBuff,
-        head: Option<Frag<'_>>,
-        len: usize,
-    ) -> Result<usize, Why> {
-        let mut pinned = Pinned::default();
-        for frag in wanted(skb, head, len) {
-            let with = pinned.with(&frag);
-            if with.pages > self.pages() {
-                // More than what it was filled with before, so for all of them at once.
-                self.charge_frags(skb, head, len)?;
-            }
-            if frag.is_pfmemalloc() {
-                return Err(Why::Pfmemalloc);
-            }
-            if self.skb.push_frag(frag).is_err() {
-                break;
-            }
-            pinned = with;
-        }
-        Ok(pinned.pages)
-    }
-
-    /// Charges the pages of [`wanted`] frags, all of them or none.
-    ///
-    /// # Errors
-    ///
-    /// Why there must be no reference to them.
-    #[inline(never)]
-    fn charge_frags(
-        &mut self,
-        skb: &SkBuff,
-        head: Option<Frag<'_>>,
-        len: usize,
-    ) -> Result<(), Why> {
-        let mut pinned = Pinned::default();
-        for frag in wanted(skb, head, len) {
-            if frag.is_pfmemalloc() {
-                return Err(Why::Pfmemalloc);
-            }
-            pinned = pinned.with(&frag);
-        }
-        self.raise(pinned.pages).ok_or(Why::Limit)
+        self.skb.set_frags(&data);
+        Ok(data.pages())
     }
 }
 
-/// Frags, one after the other, as they pin pages.
-#[derive(Clone, Copy, Default)]
-struct Pinned {
-    /// Frags of one compound page that follow each other pin it once.
-    pages: usize,
-    /// That compound page.
-    last: usize,
-}
-
-impl Pinned {
-    /// These, and another one.
-    #[inline(always)]
-    fn with(self, frag: &Frag<'_>) -> Self {
-        let last = frag.compound_page();
-        let more = if last == self.last {
-            0
-        } else {
-            frag.pinned_pages()
-        };
-        Self {
-            pages: self.pages.saturating_add(more),
-            last,
-        }
-    }
-}
-
-/// The first `len` bytes of a part of the linear part, if there is one, and the frags.
+/// Bytes behind the TCP header, which is in the linear part, that are there too.
 #[inline(always)]
-fn wanted<'a>(
-    skb: &'a SkBuff,
-    head: Option<Frag<'a>>,
-    len: usize,
-) -> impl Iterator<Item = Frag<'a>> {
-    let (mut head, mut frags, mut left) = (head, skb.frags(), len);
-    core::iter::from_fn(move || loop {
-        if left == 0 {
-            return None;
-        }
-        let frag = head.take().or_else(|| frags.next())?.truncated(left);
-        left = left.saturating_sub(frag.len());
-        if !frag.is_empty() {
-            return Some(frag);
-        }
-    })
+fn in_linear(skb: &SkBuff, tcp_len: usize) -> usize {
+    skb.linear().len().wrapping_sub(tcp_len)
+}
+
+/// Whether the pages of a buffer may be referenced, as far as the buffer tells.
+#[inline(always)]
+fn may_reference(skb: &SkBuff) -> bool {
+    skb.has_plain_pages() && !skb.is_decrypted()
+}
+
+/// Why [`may_reference`] says no.
+#[cold]
+#[inline(never)]
+fn obstacle(skb: &SkBuff) -> Why {
+    if skb.is_decrypted() {
+        Why::Decrypted
+    } else if !skb.frags_readable() {
+        Why::Unreadable
+    } else if skb.is_zerocopy() {
+        Why::Zerocopy
+    } else if skb.has_shared_frag() {
+        Why::Shared
+    } else {
+        Why::Pfmemalloc
+    }
 }
 
 /// What reclaim took out of slots, or off records, under a lock; given back when dropped, without
@@ -848,29 +828,6 @@ impl Freed {
 impl Drop for Freed {
     fn drop(&mut self) {
         self.release();
-    }
-}
-
-/// What of a payload was kept.
-struct Kept {
-    /// Bytes in the head.
-    copied: usize,
-    /// Bytes in frags.
-    referenced: usize,
-    /// Pages charged for the frags.
-    pages: usize,
-    /// Why not all that was wanted.
-    why: Why,
-}
-
-impl Kept {
-    fn nothing(why: Why) -> Self {
-        Self {
-            copied: 0,
-            referenced: 0,
-            pages: 0,
-            why,
-        }
     }
 }
 
@@ -1000,6 +957,7 @@ mod tests {
         let cases = [
             (Mark::Unreadable, Why::Unreadable, false),
             (Mark::Pfmemalloc, Why::Pfmemalloc, true),
+            (Mark::PfmemallocPage, Why::Pfmemalloc, true),
             #[cfg(CONFIG_SKB_DECRYPTED)]
             (Mark::Decrypted, Why::Decrypted, false),
         ];
@@ -1049,10 +1007,7 @@ mod tests {
         let record = ring.take_if(1).ok_or(EINVAL)?;
         let rec = record.rec().ok_or(EINVAL)?;
         assert_eq!((rec.why, rec.pages), (Why::Limit as u8, 0));
-        assert_eq!(
-            (record.skb().data_len(), record.skb().frags().count()),
-            (0, 0)
-        );
+        assert_eq!((record.skb().data_len(), record.skb().nr_frags()), (0, 0));
         assert_eq!(pages(), start);
         Ok(())
     }
@@ -1290,7 +1245,7 @@ mod tests {
 
     #[test]
     fn filled_again_it_is_charged_for_what_it_holds_now() -> Result {
-        let packets = [3000, 2500, 50, 5000, 4097, 0, 9000];
+        let packets = [3000, 2500, 50, 5000, 4097, 0, 9000, 3000, 12000];
         let sock = TestSock::new()?;
         lifecycle::begin_for_test(sock.sk(), 0, 1)?;
         let mut owner = sock.owner().ok_or(EINVAL)?;
@@ -1303,6 +1258,114 @@ mod tests {
             let pinned = if len > 50 { len.div_ceil(4096) } else { 0 };
             assert_eq!(pages(), start + pinned);
             assert_eq!(limit::present().1, usize::from(pinned > 0));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_compound_page_is_charged_as_a_whole() -> Result {
+        const LARGE: usize = 8 * 4096;
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 1)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        let start = pages();
+        for (len, order, pinned) in [
+            (LARGE, 3, 8),
+            (3000, 0, 1),
+            (LARGE, 3, 8),
+            (LARGE, 3, 8),
+            (9000, 0, 3),
+            (3000, 0, 1),
+        ] {
+            let packet = StackPacket::of_order(&IP, &payload(len)?, order)?;
+            assert_eq!(packet.skb().nr_frags(), if order == 0 { pinned } else { 1 });
+            let packet = Packet::new(packet.skb(), given(&IP, IP.len()));
+            ring::record(sock.sk(), &mut owner, Dir::Out, 5, packet, 0);
+            assert_eq!(pages(), start + pinned);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn filled_again_with_as_many_pages_it_holds_the_new_ones() -> Result {
+        let cases = [
+            (None, 3000, None, Why::Not),
+            (None, 3000, Some(2000), Why::Snaplen),
+            (None, 2000, Some(2001), Why::Not),
+            (None, 5000, Some(3000), Why::Snaplen),
+            (None, 3000, Some(10), Why::Snaplen),
+            (Some(Mark::Unreadable), 3000, None, Why::Unreadable),
+            (Some(Mark::Pfmemalloc), 3000, None, Why::Pfmemalloc),
+            (Some(Mark::PfmemallocPage), 3000, None, Why::Pfmemalloc),
+            #[cfg(CONFIG_SKB_DECRYPTED)]
+            (Some(Mark::Decrypted), 3000, None, Why::Decrypted),
+        ];
+        let start = (pages(), limit::present().1);
+        let bytes = payload(5000)?;
+        for (mark, len, snaplen, why) in cases {
+            let sock = TestSock::new()?;
+            lifecycle::begin_for_test(sock.sk(), 0, 1)?;
+            let mut owner = sock.owner().ok_or(EINVAL)?;
+            let mut fill = |packet: &StackPacket, snaplen: Option<usize>| {
+                let packet = Packet::new(packet.skb(), given(&IP, IP.len()));
+                with_snaplen(snaplen, || {
+                    ring::record(sock.sk(), &mut owner, Dir::Out, 5, packet, 0)
+                })
+            };
+            let mut other = payload(3000)?;
+            other.iter_mut().for_each(|b| *b = !*b);
+            let before = StackPacket::new(&IP, &other)?;
+            let mut packet = StackPacket::new(&IP, bytes.get(..len).ok_or(EINVAL)?)?;
+            if let Some(mark) = mark {
+                packet.mark(mark);
+            }
+            // Twice, as the second one has the page that is there.
+            fill(&before, None);
+            fill(&packet, snaplen);
+            fill(&packet, snaplen);
+            drop((before, packet));
+            let record = owner.ring(Dir::Out).take_if(2).ok_or(EINVAL)?;
+            let rec = record.rec().ok_or(EINVAL)?;
+            let in_pages = record.skb().data_len();
+            assert_eq!((rec.why, rec.pages), (why as u8, u32::from(in_pages != 0)));
+            assert_eq!(pages(), start.0 + usize::from(in_pages != 0));
+            let kept = record.skb().len() - 40;
+            let is_cut = rec.flags & F_TRUNC != 0;
+            assert_eq!(is_cut, (kept < len));
+            if matches!(why, Why::Not | Why::Snaplen) {
+                assert_eq!(kept, snaplen.unwrap_or(len).min(len));
+                assert_eq!((in_pages != 0), (kept > 10));
+            }
+            let mut found = payload(kept)?;
+            found.fill(0);
+            record.skb().copy_bits(40, &mut found)?;
+            assert!(found.iter().eq(bytes.iter().take(kept)));
+            assert_eq!(record.skb().nr_frags(), usize::from(in_pages != 0));
+        }
+        assert_eq!((pages(), limit::present().1), start);
+        Ok(())
+    }
+
+    #[test]
+    fn a_frag_list_is_not_kept() -> Result {
+        let bytes = payload(3000)?;
+        let mut packet = StackPacket::new(&IP, &bytes)?;
+        packet.append(StackPacket::new(&IP, &bytes)?);
+        let sock = TestSock::new()?;
+        lifecycle::begin_for_test(sock.sk(), 0, 1)?;
+        let mut owner = sock.owner().ok_or(EINVAL)?;
+        // With no page before, and with as many.
+        for serial in 0..2 {
+            let packet = Packet::new(packet.skb(), given(&IP, IP.len()));
+            ring::record(sock.sk(), &mut owner, Dir::Out, 5, packet, 0);
+            let mut ring = owner.ring(Dir::Out);
+            assert_eq!(ring.get(Counter::HeaderOnly), serial + 1);
+            if serial == 1 {
+                let record = ring.take_if(serial).ok_or(EINVAL)?;
+                let rec = record.rec().ok_or(EINVAL)?;
+                assert_eq!((rec.why, rec.pages), (Why::FragList as u8, 1));
+                assert_eq!((rec.orig_len, record.skb().len()), (3000 + 3020 + 40, 3040));
+            }
         }
         Ok(())
     }

@@ -45,6 +45,11 @@ pub enum IpSummed {
     Partial = bindings::CHECKSUM_PARTIAL as u8,
 }
 
+/// Flags of a buffer whose frags are pages of user space, for which somebody waits.
+const ZEROCOPY: u32 = bindings::SKBFL_ZEROCOPY_ENABLE
+    | bindings::SKBFL_PURE_ZEROCOPY
+    | bindings::SKBFL_MANAGED_FRAG_REFS;
+
 /// A buffer of the network stack, for reading.
 ///
 /// # Invariants
@@ -196,9 +201,6 @@ impl SkBuff {
     /// io_uring).
     #[inline]
     pub fn is_zerocopy(&self) -> bool {
-        const ZEROCOPY: u32 = bindings::SKBFL_ZEROCOPY_ENABLE
-            | bindings::SKBFL_PURE_ZEROCOPY
-            | bindings::SKBFL_MANAGED_FRAG_REFS;
         self.shinfo_flags() & ZEROCOPY != 0
     }
 
@@ -215,6 +217,14 @@ impl SkBuff {
         unsafe { bindings::sk_buff::pfmemalloc_raw(self.as_raw()) != 0 }
     }
 
+    /// Whether nothing speaks against a reference to a page of its own: it is readable, neither
+    /// zerocopy nor shared, and not from the emergency reserves as far as the buffer tells.
+    #[inline]
+    pub fn has_plain_pages(&self) -> bool {
+        let flags = ZEROCOPY | bindings::SKBFL_SHARED_FRAG;
+        self.shinfo_flags() & flags == 0 && self.frags_readable() && !self.is_pfmemalloc()
+    }
+
     /// Whether payload hangs in a list of further buffers.
     #[inline]
     pub fn has_frag_list(&self) -> bool {
@@ -222,32 +232,32 @@ impl SkBuff {
         !unsafe { addr_of!((*self.shinfo()).frag_list).read() }.is_null()
     }
 
-    /// The frags.
-    ///
-    /// Empty if they cannot be read: there is no page behind them then.
+    /// How many frags there are; 0 if they cannot be read: there is no page behind them then.
     #[inline]
-    pub fn frags(&self) -> impl Iterator<Item = Frag<'_>> + Clone {
-        let info = self.shinfo();
-        let nr = if self.frags_readable() {
-            // SAFETY: By the type invariant; nobody changes it.
-            usize::from(unsafe { addr_of!((*info).nr_frags).read() })
-        } else {
-            0
-        };
-        (0..nr).filter_map(move |i| {
-            // SAFETY: By the type invariant the first `nr_frags` frags are valid, and nobody
-            // changes them.
-            let (page, offset, len) = unsafe {
-                let frag = addr_of!((*info).frags)
-                    .cast::<bindings::skb_frag_t>()
-                    .add(i);
-                (bindings::skb_frag_page(frag), (*frag).offset, (*frag).len)
-            };
-            let page = NonNull::new(page)?;
-            // SAFETY: The buffer holds a reference to the page and is not changed while it is
-            // borrowed.
-            Some(unsafe { Frag::new(page, offset, len) })
-        })
+    pub fn nr_frags(&self) -> usize {
+        if !self.frags_readable() {
+            return 0;
+        }
+        // SAFETY: By the type invariant; nobody changes it.
+        usize::from(unsafe { addr_of!((*self.shinfo()).nr_frags).read() })
+    }
+
+    /// The frag, if it is the only one, and has a page.
+    #[inline(always)]
+    pub fn only_frag(&self) -> Option<Frag<'_>> {
+        if self.nr_frags() != 1 {
+            return None;
+        }
+        // SAFETY: There is one; it belongs to this buffer, which is not changed while it is
+        // borrowed.
+        unsafe { Frag::from_raw(self.frags()) }
+    }
+
+    /// Where the frags are.
+    #[inline]
+    fn frags(&self) -> *const bindings::skb_frag_t {
+        // SAFETY: By the type invariant the shared info is valid.
+        unsafe { addr_of!((*self.shinfo()).frags).cast() }
     }
 
     /// Bytes of the linear part from `offset` bytes after `data` on, as a frag.
@@ -366,6 +376,22 @@ impl Frag<'_> {
         }
     }
 
+    /// A frag of a buffer. `None` if there is no page behind it.
+    ///
+    /// # Safety
+    ///
+    /// `frag` is valid, and for the duration of the value's lifetime parameter neither changed nor
+    /// without a reference to its page.
+    #[inline(always)]
+    unsafe fn from_raw(frag: *const bindings::skb_frag_t) -> Option<Self> {
+        // SAFETY: By the safety requirements.
+        let (page, offset, len) =
+            unsafe { (bindings::skb_frag_page(frag), (*frag).offset, (*frag).len) };
+        let page = NonNull::new(page)?;
+        // SAFETY: By the safety requirements.
+        Some(unsafe { Self::new(page, offset, len) })
+    }
+
     /// Bytes in it.
     #[inline]
     pub fn len(&self) -> usize {
@@ -401,12 +427,100 @@ impl Frag<'_> {
         // SAFETY: By the type invariant the folio is valid; it starts with that page.
         unsafe { bindings::page_is_pfmemalloc(self.folio.as_ptr().cast()) }
     }
+}
 
-    /// What tells its compound page from others, and is not 0: a reference to a page keeps all of
-    /// its compound page in memory.
+/// What lies in pages of a buffer: a part of its linear part, if wanted, then its frags, cut to a
+/// length.
+///
+/// # Invariants
+///
+/// `frags` points at the frags of a buffer that is borrowed for `'a`. The parts are `linear`, if
+/// there is one, and these. `nr` is at most `MAX_SKB_FRAGS`, and not more than there are parts; the
+/// first `nr` have pages. Together they have `len` bytes if the last of them has `last_len`.
+pub struct PagedData<'a> {
+    linear: Option<Frag<'a>>,
+    frags: *const bindings::skb_frag_t,
+    nr: usize,
+    last_len: u32,
+    len: u32,
+    pages: usize,
+}
+
+impl<'a> PagedData<'a> {
+    /// The first `len` bytes of `linear`, a part of the linear part of `skb`, and of all frags; as
+    /// many as there are, and go into the frags of one buffer. They end at a frag without a page or
+    /// a byte, which the stack has none of.
+    ///
+    /// `None` if one of the pages comes from the emergency reserves.
     #[inline]
-    pub fn compound_page(&self) -> usize {
-        self.folio.addr().get()
+    pub fn new(skb: &'a SkBuff, linear: Option<Frag<'a>>, len: usize) -> Option<Self> {
+        let all = skb.nr_frags().wrapping_add(usize::from(linear.is_some()));
+        // INVARIANT: There is nothing yet.
+        let mut data = Self {
+            linear,
+            frags: skb.frags(),
+            nr: 0,
+            last_len: 0,
+            len: 0,
+            pages: 0,
+        };
+        let (mut left, mut folio) = (u32::try_from(len).unwrap_or(u32::MAX), None);
+        while left != 0 && data.nr < all.min(bindings::MAX_SKB_FRAGS as usize) {
+            // SAFETY: Just looked at.
+            let Some(part) = (unsafe { data.part(data.nr) }).filter(|part| !part.is_empty()) else {
+                break;
+            };
+            if part.is_pfmemalloc() {
+                return None;
+            }
+            // Those of one compound page that follow each other keep it in memory once.
+            if folio != Some(part.folio) {
+                data.pages = data.pages.saturating_add(part.pinned_pages());
+                folio = Some(part.folio);
+            }
+            // INVARIANT: This one has a page. Those before it are there as a whole, since more was
+            // left than they have.
+            data.last_len = part.len.min(left);
+            data.len = data.len.wrapping_add(data.last_len);
+            data.nr = data.nr.wrapping_add(1);
+            left = left.wrapping_sub(data.last_len);
+        }
+        Some(data)
+    }
+
+    /// Pages that references to all of it keep in memory. A compound page counts as a whole, and
+    /// once where parts of it follow each other.
+    #[inline]
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// A part. `None` if there is no page behind it.
+    ///
+    /// # Safety
+    ///
+    /// There are more parts than `i`, with those behind the first `nr`.
+    #[inline(always)]
+    unsafe fn part(&self, i: usize) -> Option<Frag<'a>> {
+        let i = match self.linear {
+            Some(linear) if i == 0 => return Some(linear),
+            Some(_) => i.wrapping_sub(1),
+            None => i,
+        };
+        // SAFETY: By the safety requirements there is one, of a buffer that, by the type invariant,
+        // is not changed for `'a`, and holds a reference to the page of each frag.
+        unsafe { Frag::from_raw(self.frags.add(i)) }
+    }
+
+    /// As [`Self::part`], for one that is known to have a page.
+    ///
+    /// # Safety
+    ///
+    /// `i` is less than `nr`.
+    #[inline(always)]
+    unsafe fn known_part(&self, i: usize) -> Frag<'a> {
+        // SAFETY: By the safety requirements, and the type invariant.
+        unsafe { self.part(i).unwrap_unchecked() }
     }
 }
 
@@ -508,6 +622,20 @@ impl PrivateSkBuff {
         unsafe { (*self.0.as_ptr()).truesize as usize }
     }
 
+    /// What the owner has noted in the control buffer, `sk_buff.cb`; 0 in a new buffer.
+    #[inline]
+    pub fn note(&self) -> u8 {
+        // SAFETY: By the type invariant.
+        unsafe { (*self.0.as_ptr()).cb[0] }
+    }
+
+    /// Notes something in the control buffer.
+    #[inline]
+    pub fn set_note(&mut self, note: u8) {
+        // SAFETY: By the type invariant the buffer is ours.
+        unsafe { (*self.0.as_ptr()).cb[0] = note }
+    }
+
     /// The head, for reading.
     #[inline]
     pub fn head(&self) -> &[u8] {
@@ -574,68 +702,124 @@ impl PrivateSkBuff {
         unsafe { bindings::skb_set_transport_header(self.0.as_ptr(), c_int::from(offset)) }
     }
 
-    /// Appends a part of somebody else's page, and takes a reference to that page.
+    /// Makes `frag` the only frag, with a reference to its page; those of the frags before are
+    /// given back.
     ///
-    /// # Errors
-    ///
-    /// `ENOSPC` if the buffer has no room for another frag, or for that many bytes.
-    #[inline]
-    pub fn push_frag(&mut self, frag: Frag<'_>) -> Result {
+    /// There is never a reference to another page than either those before, or that one. If it is
+    /// the page of the only frag before, the reference that there is stays.
+    #[inline(always)]
+    pub fn set_frag(&mut self, frag: Frag<'_>) {
         let skb = self.0.as_ptr();
         // SAFETY: By the type invariant the buffer and its shared info are ours.
         let info = unsafe { &mut *bindings::skb_shinfo(skb) };
-        let nr = info.nr_frags;
-        if usize::from(nr) >= info.frags.len() {
-            return Err(ENOSPC);
+        let page = frag.page.as_ptr();
+        // SAFETY: If there is one frag, it is valid by the type invariant.
+        let is_there =
+            info.nr_frags == 1 && unsafe { bindings::skb_frag_page(info.frags.as_ptr()) } == page;
+        if !is_there {
+            self.put_frags();
+            // SAFETY: By the invariant of `Frag` there is a reference, so another one can be taken.
+            unsafe { bindings::get_page(page) };
         }
-        // SAFETY: By the type invariant.
-        let (len, data_len) = unsafe { ((*skb).len, (*skb).data_len) };
-        let len = len.checked_add(frag.len).ok_or(ENOSPC)?;
-        let offset = c_int::try_from(frag.offset)?;
-        let frag_len = c_int::try_from(frag.len)?;
-        // SAFETY: By the invariant of `Frag` there is a reference to the page, so another one can
-        // be taken.
-        // INVARIANT: The new frag holds the reference taken here.
-        unsafe {
-            bindings::get_page(frag.page.as_ptr());
-            bindings::__skb_fill_page_desc_noacc(
-                info,
-                c_int::from(nr),
-                frag.page.as_ptr(),
-                offset,
-                frag_len,
-            );
+        // SAFETY: As above.
+        let info = unsafe { &mut *bindings::skb_shinfo(skb) };
+        // INVARIANT: The frag holds the reference that it held, or that was just taken.
+        // SAFETY: There is room for one.
+        unsafe { fill_frag(info, 0, frag, frag.len) };
+        info.nr_frags = 1;
+        self.set_data_len(frag.len);
+    }
+
+    /// Makes `data` the frags, with references to its pages; those of the frags before are given
+    /// back.
+    ///
+    /// There are never references to other pages than either those before, or those of `data`. A
+    /// page that stays where it is keeps the reference that there is.
+    pub fn set_frags(&mut self, data: &PagedData<'_>) {
+        // SAFETY: By the type invariant the buffer and its shared info are ours.
+        let info = unsafe { &mut *bindings::skb_shinfo(self.0.as_ptr()) };
+        let before = usize::from(info.nr_frags);
+        for (i, frag) in info.frags.iter().enumerate().take(before) {
+            // SAFETY: By the type invariant the first `nr_frags` frags are valid.
+            let page = unsafe { bindings::skb_frag_page(frag) };
+            // SAFETY: Just looked at.
+            if i >= data.nr || unsafe { data.known_part(i) }.page.as_ptr() != page {
+                // SAFETY: By the type invariant the frag holds a reference. It is given back once:
+                // below the frag gets another page, or is none any more.
+                unsafe { bindings::put_page(page) };
+            }
         }
-        info.nr_frags = nr + 1;
+        for i in 0..data.nr {
+            // SAFETY: Just looked at.
+            let part = unsafe { data.known_part(i) };
+            let page = part.page.as_ptr();
+            // SAFETY: Called for one that was valid, and is what it was: only those before it were
+            // written. Where its page was given back, this is another page, to which there is a
+            // reference all the time.
+            let has_page = |frag| unsafe { bindings::skb_frag_page(frag) } == page;
+            if i >= before || !info.frags.get(i).is_some_and(|frag| has_page(frag)) {
+                // SAFETY: By the invariant of `Frag` there is a reference, so another one can be
+                // taken.
+                unsafe { bindings::get_page(page) };
+            }
+            let len = match i.wrapping_add(1) == data.nr {
+                true => data.last_len,
+                false => part.len,
+            };
+            // INVARIANT: The frag holds the reference that it held, or that was just taken.
+            // SAFETY: By the invariant of `PagedData` there is room for so many.
+            unsafe { fill_frag(info, i, part, len) };
+        }
+        info.nr_frags = data.nr as u8;
+        self.set_data_len(data.len);
+    }
+
+    /// Sets how many bytes are in frags. The linear part stays what it is.
+    #[inline]
+    fn set_data_len(&mut self, data_len: u32) {
+        let skb = self.0.as_ptr();
         // SAFETY: By the type invariant the buffer is ours.
         unsafe {
-            (*skb).len = len;
-            (*skb).data_len = data_len.saturating_add(frag.len);
+            let linear = (*skb).len.wrapping_sub((*skb).data_len);
+            // With so much that this overflows, `SkBuff::linear` finds nothing.
+            (*skb).len = linear.wrapping_add(data_len);
+            (*skb).data_len = data_len;
         }
-        Ok(())
     }
 
     /// Gives all pages back.
     #[inline]
     pub fn clear_frags(&mut self) {
-        let skb = self.0.as_ptr();
+        self.put_frags();
+        self.set_data_len(0);
+    }
+
+    /// As [`Self::clear_frags`], but leaves the length of the packet as it is.
+    #[inline]
+    fn put_frags(&mut self) {
         // SAFETY: By the type invariant the buffer and its shared info are ours.
-        let info = unsafe { &mut *bindings::skb_shinfo(skb) };
+        let info = unsafe { &mut *bindings::skb_shinfo(self.0.as_ptr()) };
         let nr = usize::from(core::mem::take(&mut info.nr_frags));
-        if nr == 0 {
-            return;
-        }
         for frag in info.frags.iter().take(nr) {
             // SAFETY: By the type invariant each frag holds a reference to its page, which is given
             // back once since `nr_frags` is 0 now.
             unsafe { bindings::put_page(bindings::skb_frag_page(frag)) };
         }
-        // SAFETY: By the type invariant the buffer is ours.
-        unsafe {
-            (*skb).len = (*skb).len.saturating_sub((*skb).data_len);
-            (*skb).data_len = 0;
-        }
     }
+}
+
+/// Writes a frag: the first `len` bytes of `frag`.
+///
+/// # Safety
+///
+/// `i` is less than `MAX_SKB_FRAGS`.
+#[inline(always)]
+unsafe fn fill_frag(info: &mut bindings::skb_shared_info, i: usize, frag: Frag<'_>, len: u32) {
+    // What does not fit an `int` comes out again as what it was.
+    let (offset, len) = (frag.offset as c_int, len as c_int);
+    let page = frag.page.as_ptr();
+    // SAFETY: By the safety requirements.
+    unsafe { bindings::__skb_fill_page_desc_noacc(info, i as c_int, page, offset, len) }
 }
 
 impl PrivateSkBuff {
@@ -647,9 +831,8 @@ impl PrivateSkBuff {
     /// `ENOSPC` if `to` has no room for all of them; nothing has changed then.
     #[inline]
     pub fn detach_frags<const N: usize>(&mut self, to: &mut PageRefs<N>) -> Result {
-        let skb = self.0.as_ptr();
         // SAFETY: By the type invariant the buffer and its shared info are ours.
-        let info = unsafe { &mut *bindings::skb_shinfo(skb) };
+        let info = unsafe { &mut *bindings::skb_shinfo(self.0.as_ptr()) };
         let nr = usize::from(info.nr_frags);
         let room = to.pages.get_mut(to.len..).ok_or(ENOSPC)?;
         if nr > room.len() {
@@ -662,11 +845,7 @@ impl PrivateSkBuff {
         }
         to.len = to.len.saturating_add(nr);
         info.nr_frags = 0;
-        // SAFETY: By the type invariant the buffer is ours.
-        unsafe {
-            (*skb).len = (*skb).len.saturating_sub((*skb).data_len);
-            (*skb).data_len = 0;
-        }
+        self.set_data_len(0);
         Ok(())
     }
 }
@@ -826,6 +1005,16 @@ mod tests {
     }
 
     #[test]
+    fn a_note_stays_and_a_new_buffer_has_none() -> Result {
+        let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        assert_eq!(skb.note(), 0);
+        skb.set_note(0xa5);
+        skb.set_linear(8, 20);
+        assert_eq!(skb.note(), 0xa5);
+        Ok(())
+    }
+
+    #[test]
     fn network_header_is_at_the_start() -> Result {
         let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
         skb.set_linear(8, 20);
@@ -855,7 +1044,7 @@ mod tests {
         let raw = skb.into_raw();
         // SAFETY: `raw` was returned by `into_raw` just now.
         let skb = unsafe { PrivateSkBuff::from_raw(raw) };
-        assert_eq!(skb.as_skb().frags().count(), 0);
+        assert_eq!(skb.as_skb().nr_frags(), 0);
         Ok(())
     }
 
@@ -874,44 +1063,214 @@ mod tests {
         Ok(())
     }
 
+    /// A buffer as the stack has it, with nothing but pages, of which each is a frag.
+    struct Stack(NonNull<bindings::sk_buff>);
+
+    impl Stack {
+        fn new(pages: usize) -> Result<Self> {
+            let len = pages * bindings::PAGE_SIZE;
+            let gfp = bindings::GFP_KERNEL;
+            // SAFETY: Any length; the error is not used.
+            let skb = unsafe { bindings::alloc_skb_with_frags(64, len, 0, &mut 0, gfp) };
+            let skb = NonNull::new(skb).ok_or(ENOMEM)?;
+            // SAFETY: A new buffer, that nobody else knows, with pages for its data.
+            unsafe {
+                (*skb.as_ptr()).data_len = len as u32;
+                (*skb.as_ptr()).len = len as u32;
+            }
+            Ok(Self(skb))
+        }
+
+        fn skb(&self) -> &SkBuff {
+            // SAFETY: It is valid and not changed while it is borrowed.
+            unsafe { SkBuff::from_raw(self.0.as_ptr()) }
+        }
+
+        fn paged(&self, len: usize) -> Result<PagedData<'_>> {
+            PagedData::new(self.skb(), None, len).ok_or(EINVAL)
+        }
+
+        fn frag(&self, i: usize) -> Result<Frag<'_>> {
+            // SAFETY: The buffer is not changed while it is borrowed.
+            let frag = unsafe { Frag::from_raw(self.skb().frags().add(i)) };
+            frag.filter(|_| i < self.skb().nr_frags()).ok_or(EINVAL)
+        }
+
+        /// References to the page of each frag.
+        fn refs<const N: usize>(&self) -> Result<[c_int; N]> {
+            let mut refs = [0; N];
+            for (i, refs) in refs.iter_mut().enumerate() {
+                let folio = self.frag(i)?.folio;
+                // SAFETY: The buffer has a reference.
+                *refs = unsafe { bindings::folio_ref_count(folio.as_ptr()) };
+            }
+            Ok(refs)
+        }
+    }
+
+    impl Drop for Stack {
+        fn drop(&mut self) {
+            // SAFETY: It is ours, and not used any more.
+            unsafe { bindings::consume_skb(self.0.as_ptr()) }
+        }
+    }
+
+    /// Page and length of each frag.
+    fn frags_of(skb: &PrivateSkBuff) -> Result<KVec<(*mut bindings::page, usize)>> {
+        let mut found = KVec::new();
+        for i in 0..skb.as_skb().nr_frags() {
+            // SAFETY: There is one; the buffer is not changed while it is borrowed.
+            let frag = unsafe { Frag::from_raw(skb.as_skb().frags().add(i)) }.ok_or(EINVAL)?;
+            found.push((frag.page.as_ptr(), frag.len()), GFP_KERNEL)?;
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn frags_hold_one_reference_each_however_they_are_replaced() -> Result {
+        const PAGE: usize = bindings::PAGE_SIZE;
+        let (one, other) = (Stack::new(3)?, Stack::new(2)?);
+        let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        skb.set_linear(0, 8);
+        for (len, expected) in [
+            (usize::MAX, [2, 2, 2]),
+            (PAGE + 1, [2, 2, 1]),
+            (3 * PAGE, [2, 2, 2]),
+            (0, [1, 1, 1]),
+            (PAGE, [2, 1, 1]),
+        ] {
+            let paged = one.paged(len)?;
+            assert_eq!(paged.pages(), len.min(3 * PAGE).div_ceil(PAGE));
+            skb.set_frags(&paged);
+            assert_eq!(one.refs::<3>()?, expected);
+            let kept = len.min(3 * PAGE);
+            assert_eq!(skb.as_skb().data_len(), kept);
+            assert_eq!(
+                (skb.as_skb().len(), skb.as_skb().linear().len()),
+                (kept + 8, 8)
+            );
+            for (i, (page, len)) in frags_of(&skb)?.iter().enumerate() {
+                assert!(*page == one.frag(i)?.page.as_ptr());
+                assert_eq!(*len, PAGE.min(kept - i * PAGE));
+            }
+        }
+        skb.set_frags(&one.paged(usize::MAX)?);
+        skb.set_frags(&other.paged(usize::MAX)?);
+        assert_eq!((one.refs::<3>()?, other.refs::<2>()?), ([1; 3], [2; 2]));
+
+        // One of them only, which is there at another place, at its place, and not at all.
+        skb.set_frag(other.frag(1)?);
+        assert_eq!(other.refs::<2>()?, [1, 2]);
+        skb.set_frag(other.frag(1)?.truncated(10));
+        assert_eq!(other.refs::<2>()?, [1, 2]);
+        assert_eq!((skb.as_skb().nr_frags(), skb.as_skb().len()), (1, 18));
+        skb.set_frag(one.frag(0)?.truncated(PAGE + 1));
+        assert_eq!((one.refs::<3>()?, other.refs::<2>()?), ([2, 1, 1], [1; 2]));
+        assert_eq!(skb.as_skb().data_len(), PAGE);
+        skb.clear_frags();
+        assert_eq!(one.refs::<3>()?, [1; 3]);
+        skb.set_frag(one.frag(2)?);
+        assert_eq!(one.refs::<3>()?, [1, 1, 2]);
+        drop(skb);
+        assert_eq!(one.refs::<3>()?, [1; 3]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_linear_part_comes_before_the_frags_and_takes_room() -> Result {
+        const PAGE: usize = bindings::PAGE_SIZE;
+        const MAX: usize = bindings::MAX_SKB_FRAGS as usize;
+        let (stack, before) = (Stack::new(MAX)?, Stack::new(1)?);
+        let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        let linear = Some(before.frag(0)?.truncated(7));
+        let paged = PagedData::new(stack.skb(), linear, usize::MAX).ok_or(EINVAL)?;
+        assert_eq!(paged.pages(), MAX);
+        skb.set_frags(&paged);
+        assert_eq!(skb.as_skb().data_len(), 7 + (MAX - 1) * PAGE);
+        let frags = frags_of(&skb)?;
+        assert_eq!(frags.len(), MAX);
+        assert!(frags[0] == (before.frag(0)?.page.as_ptr(), 7));
+        assert!(frags[MAX - 1] == (stack.frag(MAX - 2)?.page.as_ptr(), PAGE));
+        assert_eq!(
+            (before.refs::<1>()?, stack.frag(MAX - 1)?.len()),
+            ([2], PAGE)
+        );
+        assert_eq!(stack.refs::<MAX>()?[MAX - 2..], [2, 1]);
+
+        // It ends in the linear part, or right behind it.
+        for (len, nr) in [(3, 1), (7, 1), (8, 2)] {
+            skb.set_frags(&PagedData::new(stack.skb(), linear, len).ok_or(EINVAL)?);
+            assert_eq!(
+                (skb.as_skb().nr_frags(), skb.as_skb().data_len()),
+                (nr, len)
+            );
+        }
+        // Each page moves to another place, and back.
+        skb.set_frags(&stack.paged(3 * PAGE)?);
+        skb.set_frags(&PagedData::new(stack.skb(), linear, 7 + 2 * PAGE).ok_or(EINVAL)?);
+        assert_eq!((before.refs::<1>()?, stack.refs::<3>()?), ([2], [2, 2, 1]));
+        skb.set_frags(&stack.paged(3 * PAGE)?);
+        assert_eq!((before.refs::<1>()?, stack.refs::<3>()?), ([1], [2, 2, 2]));
+
+        // A page that follows itself is kept in memory once.
+        let linear = Some(stack.frag(0)?.truncated(7));
+        let paged = PagedData::new(stack.skb(), linear, 7 + 2 * PAGE).ok_or(EINVAL)?;
+        assert_eq!(paged.pages(), 2);
+        skb.set_frags(&paged);
+        assert_eq!((before.refs::<1>()?, stack.refs::<3>()?), ([1], [3, 2, 1]));
+        drop(skb);
+        assert_eq!(stack.refs::<MAX>()?, [1; MAX]);
+        Ok(())
+    }
+
+    #[test]
+    fn paged_data_ends_at_an_empty_frag() -> Result {
+        const PAGE: usize = bindings::PAGE_SIZE;
+        let stack = Stack::new(3)?;
+        // SAFETY: The buffer is ours, and not borrowed now.
+        let len = unsafe { &mut (*bindings::skb_shinfo(stack.0.as_ptr())).frags[1].len };
+        let before = core::mem::replace(len, 0);
+        let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
+        skb.set_frags(&stack.paged(usize::MAX)?);
+        assert_eq!(
+            (skb.as_skb().nr_frags(), skb.as_skb().data_len()),
+            (1, PAGE)
+        );
+        assert_eq!(stack.refs::<3>()?, [2, 1, 1]);
+        // SAFETY: As above.
+        unsafe { (*bindings::skb_shinfo(stack.0.as_ptr())).frags[1].len = before };
+        Ok(())
+    }
+
+    #[test]
+    fn the_only_frag_is_no_other() -> Result {
+        assert!(Stack::new(2)?.skb().only_frag().is_none());
+        let stack = Stack::new(1)?;
+        let frag = stack.skb().only_frag().ok_or(EINVAL)?;
+        assert_eq!((frag.len(), frag.pinned_pages()), (bindings::PAGE_SIZE, 1));
+        assert!(PrivateSkBuff::new(64, GFP_KERNEL)?
+            .as_skb()
+            .only_frag()
+            .is_none());
+        Ok(())
+    }
+
     #[test]
     fn detached_frags_are_freed_once() -> Result {
         const PAGES: usize = 3;
-        // SAFETY: Any length; the error is not used.
-        let stack = unsafe {
-            bindings::alloc_skb_with_frags(
-                64,
-                PAGES * bindings::PAGE_SIZE,
-                0,
-                &mut 0,
-                bindings::GFP_KERNEL,
-            )
-        };
-        let stack = NonNull::new(stack).ok_or(ENOMEM)?;
-        // SAFETY: A new buffer, that nobody else knows, with pages for its data.
-        unsafe {
-            (*stack.as_ptr()).data_len = (PAGES * bindings::PAGE_SIZE) as u32;
-            (*stack.as_ptr()).len = (*stack.as_ptr()).data_len;
-        }
+        let stack = Stack::new(PAGES)?;
         let mut skb = PrivateSkBuff::new(64, GFP_KERNEL)?;
-        {
-            // SAFETY: It is valid and not changed before it is freed.
-            let stack = unsafe { SkBuff::from_raw(stack.as_ptr()) };
-            for frag in stack.frags() {
-                skb.push_frag(frag)?;
-            }
-        }
+        skb.set_frags(&stack.paged(usize::MAX)?);
         assert_eq!(skb.as_skb().data_len(), PAGES * bindings::PAGE_SIZE);
 
         let mut few = PageRefs::<{ PAGES - 1 }>::new();
         assert_eq!(skb.detach_frags(&mut few), Err(ENOSPC));
-        assert_eq!(skb.as_skb().frags().count(), PAGES);
+        assert_eq!(skb.as_skb().nr_frags(), PAGES);
         let mut refs = PageRefs::<{ PAGES + 1 }>::new();
         skb.detach_frags(&mut refs)?;
-        assert_eq!((skb.as_skb().frags().count(), skb.as_skb().len()), (0, 0));
+        assert_eq!((skb.as_skb().nr_frags(), skb.as_skb().len()), (0, 0));
         assert_eq!(skb.as_skb().data_len(), 0);
-        // SAFETY: It is not used any more.
-        unsafe { bindings::consume_skb(stack.as_ptr()) };
+        drop(stack);
         assert_eq!(refs.release(), PAGES);
         assert_eq!(refs.release(), 0);
         Ok(())

@@ -12,7 +12,7 @@ use core::{
 };
 use kernel::{
     bindings,
-    net::skbuff::{Frag, PageRefs, PrivateSkBuff},
+    net::skbuff::{Frag, PageRefs, PagedData, PrivateSkBuff},
     prelude::*, //
 };
 
@@ -111,14 +111,22 @@ impl Charged {
         self.0.set_transport_header(offset)
     }
 
-    /// As [`PrivateSkBuff::push_frag`].
-    ///
-    /// # Errors
-    ///
-    /// The same.
+    /// As [`PrivateSkBuff::set_note`].
     #[inline]
-    pub(crate) fn push_frag(&mut self, frag: Frag<'_>) -> Result {
-        self.0.push_frag(frag)
+    pub(crate) fn set_note(&mut self, note: u8) {
+        self.0.set_note(note)
+    }
+
+    /// As [`PrivateSkBuff::set_frag`].
+    #[inline(always)]
+    pub(crate) fn set_frag(&mut self, frag: Frag<'_>) {
+        self.0.set_frag(frag)
+    }
+
+    /// As [`PrivateSkBuff::set_frags`].
+    #[inline]
+    pub(crate) fn set_frags(&mut self, data: &PagedData<'_>) {
+        self.0.set_frags(data)
     }
 
     /// As [`PrivateSkBuff::clear_frags`].

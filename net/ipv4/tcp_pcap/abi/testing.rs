@@ -8,7 +8,10 @@ use super::{
     stack,
 };
 use crate::limit;
-use core::ptr::{self, addr_of_mut};
+use core::{
+    mem::ManuallyDrop,
+    ptr::{self, addr_of_mut}, //
+};
 use kernel::{
     bindings,
     error::to_result,
@@ -147,6 +150,8 @@ pub(crate) enum Mark {
     Unreadable,
     /// It is in pages of the emergency reserves.
     Pfmemalloc,
+    /// Its last page is one of those, and the buffer does not tell.
+    PfmemallocPage,
     /// A device has decrypted it, or is to encrypt it.
     #[cfg(CONFIG_SKB_DECRYPTED)]
     Decrypted,
@@ -155,6 +160,12 @@ pub(crate) enum Mark {
 impl StackPacket {
     /// A packet with this IP header, and `payload` bytes in pages.
     pub(crate) fn new(ip: &[u8], payload: &[u8]) -> Result<Self> {
+        Self::of_order(ip, payload, 0)
+    }
+
+    /// As [`Self::new`], in compound pages of at most that order; of that order where the payload
+    /// fills them, and there is memory.
+    pub(crate) fn of_order(ip: &[u8], payload: &[u8], order: c_int) -> Result<Self> {
         let mut err = 0;
         let headers = ip.len() + 20;
         // SAFETY: No requirement but that it may sleep.
@@ -162,7 +173,7 @@ impl StackPacket {
             bindings::alloc_skb_with_frags(
                 headers,
                 payload.len(),
-                0,
+                order,
                 &mut err,
                 bindings::GFP_KERNEL,
             )
@@ -202,9 +213,28 @@ impl StackPacket {
             match mark {
                 Mark::Unreadable => (*headers).set_unreadable(1),
                 Mark::Pfmemalloc => (*self.0).set_pfmemalloc(1),
+                Mark::PfmemallocPage => {
+                    let info = bindings::skb_shinfo(self.0);
+                    let last = usize::from((*info).nr_frags).saturating_sub(1);
+                    let page = bindings::skb_frag_page((*info).frags.as_ptr().add(last));
+                    // As set_page_pfmemalloc() does.
+                    let lru = addr_of_mut!((*page).__bindgen_anon_1).cast::<bindings::list_head>();
+                    (*lru).next = ptr::without_provenance_mut(1 << 1);
+                }
                 #[cfg(CONFIG_SKB_DECRYPTED)]
                 Mark::Decrypted => (*headers).set_decrypted(1),
             }
+        }
+    }
+
+    /// Hangs another one, with its TCP header, behind it: in the frag list.
+    pub(crate) fn append(&mut self, list: Self) {
+        let list = ManuallyDrop::new(list).0;
+        // SAFETY: By the type invariant; the list belongs to the buffer now, and has no list.
+        unsafe {
+            (*bindings::skb_shinfo(self.0)).frag_list = list;
+            (*self.0).len += (*list).len;
+            (*self.0).data_len += (*list).len;
         }
     }
 
