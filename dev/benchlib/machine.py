@@ -61,8 +61,10 @@ class Machine:
         # Not position independent: the plugin knows the guest program by its low addresses.
         make(["gcc", *flags, "-static", "-no-pie", "-o", self.init, *guest])
         make(["gcc", *flags, "-static", "-o", self.recorder, peer / "recorder.c", "-lbpf", "-lelf", "-lz"])
+        # The same bytes in every folder: rows are kept for as long as the programs are the same.
         make([f"{os.environ['LLVM_BIN']}/clang", "-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-D__TARGET_ARCH_x86",
-              "-I/usr/include/x86_64-linux-gnu", "-c", "-o", self.bpf, peer / "recorder.bpf.c"])
+              f"-ffile-prefix-map={peer}=peer", "-ffile-compilation-dir=.", "-I/usr/include/x86_64-linux-gnu", "-c",
+              "-o", self.bpf, peer / "recorder.bpf.c"])
         self.selftest()
 
     def selftest(self) -> None:
