@@ -63,7 +63,7 @@ configs: ## other configurations build with the feature on: arm64, one processor
 	@dev/setup packages bindgen kernel
 	@dev/configs $(CONFIGS)
 
-kselftest: ## the kernel's own TCP selftests, with a history and without: they must behave the same (half an hour)
+kselftest: ## the kernel's own TCP selftests, with a history and without: they must behave the same (about an hour, a third of it the build)
 	@dev/setup packages bindgen kernel
 	@dev/build kself
 	@dev/kselftest $(PROGRAMS)
